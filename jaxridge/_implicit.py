@@ -1,0 +1,78 @@
+"""Derivatives from the condition that defines the answer, never through a factorisation or a loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxridge._types import Array
+
+
+def moves(tangent: Any) -> bool:
+    """Whether a tangent is there at all; JAX marks the others symbolically."""
+    return not isinstance(tangent, SymbolicZero)
+
+
+def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[..., Array]:
+    """A function with the value of ``value`` and, to every order, the derivatives of ``live``.
+
+    ``value`` may read a factorisation that was made under ``stop_gradient``; ``live`` states the same
+    quantity through the equations that define it. Only arguments that really move are differentiated.
+    """
+
+    @jax.custom_jvp
+    def attached(*args: Any) -> Array:
+        return value(*args)
+
+    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        leaves, tree = jax.tree.flatten(primals)
+        dleaves = tree.flatten_up_to(tangents)
+        moving = [i for i, tangent in enumerate(dleaves) if moves(tangent)]
+
+        def along(*moved: Array) -> Array:
+            filled = list(leaves)
+            for i, leaf in zip(moving, moved, strict=True):
+                filled[i] = leaf
+            return live(*jax.tree.unflatten(tree, filled))
+
+        _, tangent = jax.jvp(along, [leaves[i] for i in moving], [dleaves[i] for i in moving])
+        return attached(*primals), tangent
+
+    attached.defjvp(rule, symbolic_zeros=True)
+    return attached
+
+
+def once_only(frozen: Any, live: Any, message: str) -> Any:
+    """``frozen``, with a ``ValueError`` for anyone who differentiates it with respect to ``live``.
+
+    First derivatives that are written with frozen factors are right; differentiated again they would be
+    wrong without a sign of it.
+    """
+
+    @jax.custom_jvp
+    def guard(frozen: Any, live: Any) -> Any:
+        return frozen
+
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        if any(moves(tangent) for tangent in jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x))):
+            raise ValueError(message)
+        return primals[0], jax.tree.map(jnp.zeros_like, primals[0])
+
+    guard.defjvp(rule, symbolic_zeros=True)
+    return guard(frozen, live)
+
+
+def implicit_root(fn: Callable[[Array], Array], root: Array) -> Array:
+    """``root`` of the elementwise equation ``fn(x) = 0``, differentiable in all that ``fn`` closes over.
+
+    ``root`` is the number already found; the derivative is that of the implicit function theorem,
+    ``dx = -(dfn) / fn'(x)``, to every order.
+    """
+    return jax.lax.custom_root(
+        fn,
+        jax.lax.stop_gradient(root),
+        solve=lambda _, start: start,
+        tangent_solve=lambda linear, rhs: rhs / linear(jnp.ones_like(rhs)),
+    )

@@ -1,0 +1,47 @@
+"""Small numerical words, each named after the accident it prevents."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxridge._types import Array, Bool, Float, Scalar
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """``a @ b`` in the full precision of the dtype.
+
+    Recent NVIDIA GPUs multiply float32 in TF32 by default, which costs three digits.
+    """
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def safe_divide(a: Array, b: Array) -> Array:
+    """``a / b``, and 0 where ``b`` is 0, with a zero derivative there instead of NaN."""
+    zero = b == 0
+    return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
+
+
+def exponent(x: Array) -> Array:
+    """The integer e with 2^(e-1) <= |x| < 2^e, held to the range in which 2^e and 2^-e exist.
+
+    It is 0 for zero and for anything that is not finite.
+    """
+    limit = jnp.finfo(x.dtype).maxexp - 4
+    regular = jnp.isfinite(x) & (x != 0)
+    _, e = jnp.frexp(jnp.where(regular, x, 0.5))
+    return jnp.clip(e, -limit, limit)
+
+
+def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
+    """2^e without rounding: scaling by it is exact, so that squares neither overflow nor vanish."""
+    return jnp.ldexp(jnp.ones((), dtype), e)
+
+
+def cutoff(s: Float[Array, " m"], shape: tuple[int, int]) -> Scalar:
+    """Below this a singular value of a matrix of that shape is rounding: max(shape) * eps * s_1."""
+    largest = jnp.max(s, initial=0.0)
+    return max(*shape, 1) * jnp.finfo(s.dtype).eps * largest
+
+
+def poison(x: Array, good: Bool[Array, ""]) -> Array:
+    """``x``, or NaN everywhere unless ``good``: a failed problem must fail in its gradients too."""
+    return jnp.where(good, x, jnp.nan)

@@ -1,0 +1,35 @@
+"""How a computation will be done, decided in one place from shapes alone, as a record that can be printed."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+MEMORY = 2**28  # bytes for intermediate arrays at a time; a larger block of λ gained nothing on the bench
+
+
+class Chunks(NamedTuple):
+    """How many λ are evaluated together, so that their rows × targets fit in the memory allowed."""
+
+    lams: int
+    together: int
+    bytes: int
+    memory: int
+
+    def __str__(self) -> str:
+        rounds = math.ceil(self.lams / self.together)
+        return f"{self.lams} lams, {self.together} at a time in {rounds} rounds of {self.bytes / 2**20:.0f} MiB"
+
+
+def chunks(rows: int, targets: int, lams: int, dtype: jnp.dtype, memory: int = MEMORY) -> Chunks:
+    """Blocks of λ for arrays of rows × targets each, three of them alive at a time.
+
+    >>> import jax.numpy as jnp
+    >>> print(chunks(5000, 100, 100, jnp.dtype("float64"), memory=2**28))
+    100 lams, 22 at a time in 5 rounds of 252 MiB
+    """
+    if memory <= 0:
+        raise ValueError(f"memory is {memory} bytes; pass a positive number such as 2**28.")
+    each = max(3 * rows * targets * dtype.itemsize, 1)
+    together = max(1, min(lams, memory // each))
+    return Chunks(lams, together, together * each, memory)

@@ -1,0 +1,54 @@
+"""What can happen at run time, as data: one code for every problem of a batch, with its message."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from jaxridge._types import Array
+
+
+class RESULTS(eqx.Enumeration):
+    """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
+
+    Only ``successful``, ``rank_deficient`` and ``unresolved`` come with finite numbers.
+
+    >>> import jaxridge as jxr, jax.numpy as jnp
+    >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
+    >>> bool(fit.result == jxr.RESULTS.invalid_lam)
+    True
+    """
+
+    successful = "solved"
+    rank_deficient = (
+        "The columns are linearly dependent and lam = 0: of the many least-squares solutions this is "
+        "the one of minimum norm. Use lam > 0 for a solution that depends smoothly on the data."
+    )
+    unresolved = (
+        "lam is too small for this dtype: it lies below what rounding adds to the squared singular "
+        "values. The directions below the rounding cut-off were left out. Use a larger lam, or float64."
+    )
+    nonfinite_input = "X, y, weights or penalty hold NaN or infinity. Remove or impute those entries."
+    invalid_lam = "lam is negative or NaN. Use lam >= 0."
+    invalid_weights = "weights must be >= 0, with a positive one for every unpenalised column at least."
+    invalid_penalty = "penalty must be > 0. Name columns without a penalty in `unpenalized` instead."
+    dependent_unpenalized = (
+        "The unpenalised columns (the intercept is one) are linearly dependent, so that their "
+        "coefficients are not determined. Drop one, or set intercept=False."
+    )
+    invalid_radius = "radius must be >= 0, a fraction between 0 and 1."
+    overflow = "The answer is larger than this dtype can hold. Rescale the data, or use float64."
+
+
+def first_failure(*cases: tuple[Array, Any], shape: tuple[int, ...]) -> Any:
+    """The item of the first true case, elementwise over ``shape``; ``successful`` where none is true."""
+
+    def scalar(*conditions: Array) -> Any:
+        item = RESULTS.successful
+        for condition, (_, failure) in reversed(list(zip(conditions, cases, strict=True))):
+            item = RESULTS.where(condition, failure, item)
+        return item
+
+    for _ in shape:
+        scalar = jax.vmap(scalar)
+    return scalar(*(jax.numpy.broadcast_to(condition, shape) for condition, _ in cases))

@@ -1,0 +1,334 @@
+"""Choosing λ: scores to minimise over a grid, the choice itself, and its continuous refinement.
+
+A rule is a function ``(design, spectrum, lam) -> (t,)``, lower is better, of one λ (or one for each target).
+Rules that average over rows or folds are small records with two more methods: ``spread``, the standard error of
+that average, and ``prepare``, for what does not depend on λ. Everything here is pure and differentiable.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxridge import _secular
+from jaxridge._folds import Folds, fold_factors, held_out, partition
+from jaxridge._implicit import implicit_root
+from jaxridge._numerics import matmul
+from jaxridge._plan import chunks
+from jaxridge._types import Array, Bool, Float, Int, Lam
+from jaxridge.design import Design, as_floats
+from jaxridge.spectrum import Spectrum
+
+Loss = Callable[[Array], Array]
+
+
+def _mean(losses: Float[Array, "n t"], weights: Float[Array, " n"] | None) -> Float[Array, " t"]:
+    """Σω loss / Σω."""
+    if weights is None:
+        return jnp.mean(losses, axis=0)
+    return matmul(weights, losses) / jnp.sum(weights)
+
+
+def _standard_error(losses: Float[Array, "n t"], weights: Float[Array, " n"] | None) -> Float[Array, " t"]:
+    """Standard error of that mean over its rows of positive weight."""
+    if weights is None:
+        weights = jnp.ones(losses.shape[0], losses.dtype)
+    deviation = jnp.square(weights)[:, None] * jnp.square(losses - _mean(losses, weights)[None, :])
+    count = jnp.sum(weights > 0, dtype=losses.dtype)
+    return jnp.sqrt(jnp.sum(deviation, axis=0) * count / (count - 1)) / jnp.sum(weights)
+
+
+class LeaveOneOut(eqx.Module):
+    """Mean loss of predicting each row from the fit without it; see `leave_one_out`."""
+
+    loss: Loss = eqx.field(static=True)
+
+    def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return _mean(self.loss(spectrum.loo_residual(lam)), design.weights)
+
+    def spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return _standard_error(self.loss(spectrum.loo_residual(lam)), design.weights)
+
+
+def leave_one_out(loss: Loss = jnp.square) -> LeaveOneOut:
+    """Leave-one-out: mean of ``loss(eᵢ)`` with eᵢ = rᵢ/(1 − hᵢ), no refitting; weights average the losses.
+
+    ``loss`` is any elementwise function of residuals, such as ``jnp.abs``. `loo` is the squared error.
+    Equals ``sklearn.model_selection.LeaveOneOut`` over refits. Allen (1974), Technometrics 16, 125 (PRESS).
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> y = jnp.array([0.0, 0.0, 3.0])
+    >>> choice = jxr.ridge_cv(jnp.ones((3, 1)), y, [0.0], rule=jxr.select.leave_one_out(jnp.abs), intercept=False)
+    >>> print(choice.scores)
+    [2.]
+    """
+    return LeaveOneOut(loss)
+
+
+loo = leave_one_out()
+
+
+def gcv(design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+    """Generalised cross-validation, n · rss / (n − dof)², with n the rows of positive weight.
+
+    dof counts the intercept and the other unpenalised columns. Equals ``n ‖(I−H)y‖² / tr(I−H)²``.
+    Golub, Heath and Wahba (1979), Technometrics 21, 215, equation 1.4.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> choice = jxr.ridge_cv(jnp.eye(2), jnp.array([3.0, 4.0]), [1.0], rule=jxr.select.gcv, intercept=False)
+    >>> print(choice.scores)
+    [12.5]
+    """
+    return design.rows() * spectrum.rss(lam) / jnp.square(jnp.atleast_1d(spectrum.residual_dof(lam)))
+
+
+class KFold(eqx.Module):
+    """Mean held-out loss over folds; see `kfold`."""
+
+    folds: int = eqx.field(static=True)
+    key: Array | None
+    labels: tuple[int, ...] | None = eqx.field(static=True)
+    splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None = eqx.field(static=True)
+    loss: Loss = eqx.field(static=True)
+
+    def prepare(self, design: Design, spectrum: Spectrum) -> "PreparedKFold":
+        """Factor every fold's complement once, for all λ."""
+        folds = partition(design.X.shape[0], self.folds, self.key, self.labels, self.splits)
+        return PreparedKFold(fold_factors(spectrum, folds), self.loss)
+
+    def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return self.prepare(design, spectrum)(design, spectrum, lam)
+
+
+class PreparedKFold(eqx.Module):
+    """A k-fold rule with its folds factored."""
+
+    folds: Folds
+    loss: Loss = eqx.field(static=True)
+    frozen: bool = eqx.field(static=True, default=False)
+
+    def still(self) -> "PreparedKFold":
+        """The same numbers without derivatives in the data, for a search over λ."""
+        return PreparedKFold(self.folds, self.loss, frozen=True)
+
+    def losses(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, "f t"]:
+        """The mean loss of each fold."""
+        return held_out(self.folds, design, lam, self.loss, self.frozen)
+
+    def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return jnp.mean(self.losses(design, spectrum, lam), axis=0)
+
+    def spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return _standard_error(self.losses(design, spectrum, lam), None)
+
+
+def kfold(
+    folds: int = 5,
+    *,
+    key: Array | None = None,
+    labels: Sequence[int] | None = None,
+    splits: Sequence[tuple[Any, Any]] | None = None,
+    loss: Loss = jnp.square,
+) -> KFold:
+    """k-fold cross-validation: the mean over folds of the mean loss on rows held out, at every λ.
+
+    Rows go to ``folds`` consecutive blocks, shuffled first if a ``key`` is given; or to the groups that
+    ``labels`` (n,) name; or as ``splits`` says, pairs of (train, test) row numbers as any scikit-learn splitter
+    yields them. Folds do not re-standardise: the scale of ``standardize`` is that of all rows, while the
+    intercept and the other unpenalised columns are fitted anew in every fold.
+
+    Triangles of the folds are merged, so that each row is factored once; no factorisation depends on λ.
+    Equals ``sklearn.model_selection.GridSearchCV(Ridge(), cv=KFold(folds))`` under mean squared error.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x = jnp.arange(6.0)
+    >>> choice = jxr.ridge_cv(x[:, None], 2 * x, [0.0, 1.0], rule=jxr.select.kfold(3))
+    >>> print(choice.lam)
+    0.0
+    """
+    given = [name for name, value in (("key", key), ("labels", labels), ("splits", splits)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"kfold was given {' and '.join(given)}; each fixes the folds, so pass one of them.")
+    if not isinstance(folds, int | np.integer) or folds < 2:
+        raise ValueError(f"folds is {folds!r}; at least 2 are needed.")
+    fixed_labels = None if labels is None else tuple(np.unique(np.asarray(labels), return_inverse=True)[1].tolist())
+    fixed_splits = None
+    if splits is not None:
+        fixed_splits = tuple(
+            (tuple(np.asarray(train).tolist()), tuple(np.asarray(test).tolist())) for train, test in splits
+        )
+    return KFold(int(folds), key, fixed_labels, fixed_splits, loss)
+
+
+class Holdout(eqx.Module):
+    """Mean loss on rows of their own; see `holdout`."""
+
+    X: Float[Array, "v d"]
+    y: Float[Array, "v t"]
+    loss: Loss = eqx.field(static=True)
+
+    def losses(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, "v t"]:
+        coef, intercept = design.split(spectrum.coef(lam))
+        coef = coef.reshape(coef.shape[0], -1)
+        if self.X.shape[1] != coef.shape[0] or self.y.shape[1] != coef.shape[1]:
+            raise ValueError(
+                f"holdout: X has {self.X.shape[1]} columns and y {self.y.shape[1]} targets, "
+                f"the problem {coef.shape[0]} and {coef.shape[1]}; pass the same ones."
+            )
+        X, y = self.X.astype(coef.dtype), self.y.astype(coef.dtype)
+        return self.loss(y - matmul(X, coef) - intercept.reshape(1, -1))
+
+    def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return jnp.mean(self.losses(design, spectrum, lam), axis=0)
+
+    def spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
+        return _standard_error(self.losses(design, spectrum, lam), None)
+
+
+def holdout(X: Any, y: Any, loss: Loss = jnp.square) -> Holdout:
+    """Mean loss on rows kept apart: ``X`` (v, d) and ``y`` (v,) or (v, t), which carry derivatives too.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> rule = jxr.select.holdout(jnp.array([[2.0]]), jnp.array([2.0]))
+    >>> choice = jxr.ridge_cv(jnp.ones((2, 1)), jnp.array([1.0, 3.0]), [0.0, 2.0], rule=rule, intercept=False)
+    >>> print(choice.scores)
+    [4. 0.]
+    """
+    X, y = as_floats("X", X, (2,)), as_floats("y", y, (1, 2))
+    if X.shape[0] != y.shape[0] or X.shape[0] == 0:
+        raise ValueError(f"holdout: X has {X.shape[0]} rows and y {y.shape[0]}; pass as many, and at least one.")
+    return Holdout(X, y.reshape(y.shape[0], -1), loss)
+
+
+def exact(rule: Callable[..., Array]) -> Callable[..., Array]:
+    """The same rule with second and higher derivatives in X, weights and penalty, at a solve per feature.
+
+    Without it `loo` and `gcv` have those derivatives to first order, for a whole grid at once.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxridge import design, select, spectrum
+    >>> def score(X):
+    ...     problem = design.make_design(X, jnp.array([1.0, 2.0, 4.0]), intercept=False)
+    ...     return select.exact(select.gcv)(problem, spectrum.from_design(problem), jnp.array(1.0))[0]
+    >>> jax.hessian(score)(jnp.ones((3, 1))).shape
+    (3, 1, 3, 1)
+    """
+
+    def exactly(design: Design, spectrum: Spectrum, lam: Lam) -> Array:
+        return rule(design, spectrum.exact(), lam)
+
+    return exactly
+
+
+def bind(rule: Callable[..., Array], spectrum: Spectrum) -> Any:
+    """The rule with its preparations for this problem made, if it has any."""
+    return rule.prepare(spectrum.design, spectrum) if isinstance(rule, KFold) else rule
+
+
+def grid(spectrum: Spectrum, count: int = 100) -> Float[Array, " k"]:
+    """Log-spaced λ over what the data can resolve: from where every direction is fitted to where none is.
+
+    From s_r²/100 (filter factors above 0.99), with s_r the smallest singular value above rounding, to 100 s₁²
+    (below 0.01). Scales with the data; constant under differentiation.
+    """
+    s = jax.lax.stop_gradient(spectrum.singular_values)
+    largest = jnp.max(s, initial=0.0)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    smallest = jnp.min(jnp.where(s > 0, s, largest), initial=jnp.inf)
+    smallest = jnp.where(jnp.isfinite(smallest), smallest, largest)
+    low, high = 2 * jnp.log10(smallest) - 2, 2 * jnp.log10(largest) + 2
+    return 10.0 ** (low + (high - low) * jnp.linspace(0.0, 1.0, count, dtype=s.dtype))
+
+
+def evaluate(
+    rule: Any, spectrum: Spectrum, lams: Float[Array, "k *t"], memory: int
+) -> tuple[Float[Array, "k t"], Float[Array, "k t"] | None]:
+    """Scores of a (bound) rule at every λ, and their standard errors, a block of λ at a time."""
+    design = spectrum.design
+    spread = getattr(rule, "spread", None)
+
+    def one(lam: Array) -> tuple[Array, Array | None]:
+        return rule(design, spectrum, lam), None if spread is None else spread(design, spectrum, lam)
+
+    plan = chunks(*design.y.shape, lams.shape[0], lams.dtype, memory)
+    if plan.together >= plan.lams:
+        return jax.vmap(one)(lams)
+    return jax.lax.map(one, lams, batch_size=plan.together)
+
+
+def lowest(lams: Float[Array, " k"], scores: Float[Array, " k"], spread: Array | None) -> Int[Array, ""]:
+    """The grid point of the least score; NaN scores never win."""
+    return jnp.argmin(jnp.where(jnp.isnan(scores), jnp.inf, scores))
+
+
+def one_standard_error(lams: Float[Array, " k"], scores: Float[Array, " k"], spread: Array | None) -> Int[Array, ""]:
+    """The largest λ whose score is within one standard error of the least: simpler, and as good up to noise.
+
+    Breiman, Friedman, Olshen and Stone (1984), Classification and Regression Trees, section 3.4.3.
+    """
+    if spread is None:
+        raise ValueError("one_standard_error needs a rule with a spread: loo, leave_one_out, kfold or holdout.")
+    best = lowest(lams, scores, spread)
+    as_good = scores <= scores[best] + spread[best]
+    return jnp.argmax(jnp.where(as_good, lams, -jnp.inf))
+
+
+def choose(
+    pick: Callable[..., Array],
+    lams: Float[Array, "k *t"],
+    scores: Float[Array, "k t"],
+    spread: Float[Array, "k t"] | None,
+    per_target: bool,
+) -> tuple[Int[Array, "*t"], Array]:
+    """Grid index and λ that ``pick`` takes, for each target or for the mean over targets.
+
+    A target whose scores are all NaN (its y is not finite) has no say in the mean.
+    """
+    if not per_target:
+        usable = ~jnp.all(jnp.isnan(scores), axis=0)
+        share = usable.astype(scores.dtype) / jnp.maximum(jnp.sum(usable, dtype=scores.dtype), 1.0)
+
+        def mean(x: Array | None) -> Array | None:
+            return None if x is None else matmul(jnp.where(usable[None, :], x, 0.0), share)
+
+        index = pick(lams, mean(scores), mean(spread))
+        return index, lams[index]
+    columns = lams if lams.ndim == 2 else jnp.broadcast_to(lams[:, None], scores.shape)
+    index = jax.vmap(pick, in_axes=(1, 1, None if spread is None else 1))(columns, scores, spread)
+    return index, jnp.take_along_axis(columns, index[None, :], axis=0)[0]
+
+
+def refine(rule: Any, spectrum: Spectrum, lams: Float[Array, "k *t"], lam: Array, per_target: bool) -> Array:
+    """The λ between the neighbours of a grid point at which the rule is stationary, rule'(λ) = 0.
+
+    Where the slope does not change sign between the neighbours (an edge of the grid) the grid point stays.
+    The derivative of the result is that of the stationary point, by the implicit function theorem.
+    """
+    low = jnp.max(jnp.where(lams < lam, lams, 0.0), axis=0)
+    high = jnp.min(jnp.where(lams > lam, lams, jnp.inf), axis=0)
+    inner = (lam > 0) & (high < jnp.inf)
+    # A neighbour λ = 0 has no logarithm; below eps·λ the rule is at its value in 0.
+    low = jnp.where(inner, jnp.maximum(low, lam * jnp.finfo(lam.dtype).eps), 0.5)
+    high = jnp.where(inner, high, 2.0)
+
+    def slope(rule: Any, spectrum: Spectrum, x: Array) -> Array:
+        def score(x: Array) -> Array:
+            scores = rule(spectrum.design, spectrum, jnp.exp(x))
+            return scores if per_target else jnp.mean(scores)
+
+        return jax.jvp(score, (x,), (jnp.ones_like(x),))[1]
+
+    still = rule.still() if isinstance(rule, PreparedKFold) else rule
+    frozen = jax.lax.stop_gradient(spectrum)
+
+    def slope_and_curvature(x: Array) -> tuple[Array, Array]:
+        return jax.jvp(lambda x: slope(still, frozen, x), (x,), (jnp.ones_like(x),))
+
+    low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
+    found = inner & (slope_and_curvature(low)[0] < 0) & (slope_and_curvature(high)[0] > 0)
+    root = _secular.find_root(slope_and_curvature, low, high)
+    x = implicit_root(lambda x: jnp.where(found, slope(rule, spectrum, x), x), root)
+    return jnp.where(found, jnp.exp(x), lam)

@@ -1,0 +1,258 @@
+"""One factorisation, every λ: after it each quantity of a ridge problem is a sum over its directions.
+
+With the columns without a penalty counted in, a factorisation gives orthonormal U (n × m), factors s (m), a
+matrix T (a × m) and a mask β such that
+
+    √ω [X Z] T = U diag(s)     and     Tᵀ P T = scale² diag(β),        β = 0 for the unpenalised directions.
+
+For z = Uᵀ√ω y and λ' = λ scale² the filter factors are f = s²/(s² + λ'β), the coefficients T (s/(s²+λ'β) z),
+the degrees of freedom Σf (the unpenalised columns count one each) and the leverages hᵢ = Σⱼ uᵢⱼ² fⱼ. What would
+cancel is never subtracted: 1 − f = λ'β/(s²+λ'β), and 1 − hᵢ = (the part of row i outside U) + Σⱼ uᵢⱼ² (1 − fⱼ).
+
+The factor is frozen (it carries no derivative), the problem is live. Everything that leaves a `Spectrum` has
+the value of the formula above and the derivative of the live problem.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge import _factor, _live
+from jaxridge._factor import Factor
+from jaxridge._implicit import attach
+from jaxridge._numerics import matmul, safe_divide
+from jaxridge._result import RESULTS, first_failure
+from jaxridge._types import Array, Float, Lam, Scalar
+from jaxridge.design import Design, as_floats, standard_form
+
+
+class Spectrum(eqx.Module):
+    """A factored ridge problem. Every method takes one λ, or one for each target, ``(t,)``; ``vmap`` the grid.
+
+    Coefficients, residuals, norms and their sums can be differentiated to every order in X, y, λ, weights and
+    penalty. ``dof``, leverages, leave-one-out residuals and ``logdet`` to every order in λ and y, and once in
+    X, weights and penalty (a second time raises ``ValueError``); ``exact()`` lifts that at the price of a
+    solve with a column for each feature, at each λ that is differentiated.
+    """
+
+    design: Design
+    factor: Factor
+    twice: bool = eqx.field(static=True, default=False)
+
+    def exact(self) -> "Spectrum":
+        """The same spectrum, with derivatives of every order for the leverages and ``dof`` too."""
+        return Spectrum(self.design, self.factor, twice=True)
+
+    def without_rows(self) -> "Spectrum":
+        """The same spectrum without its arrays of a row per observation: smaller, no leverages."""
+        return eqx.tree_at(lambda s: s.factor, self, self.factor.without_rows())
+
+    @property
+    def singular_values(self) -> Float[Array, " r"]:
+        """Singular values of the standard form in the user's units, largest first; 0 below the cut-off."""
+        kept = self.factor.mask.shape[0] - self.design.Z.shape[1]
+        return self.factor.s[:kept] / self.factor.scale
+
+    def coef(self, lam: Lam) -> Float[Array, "a t"]:
+        """Coefficients of [X Z]: T (s/(s²+λ'β) z)."""
+        return _coef(self, lam)
+
+    def residual(self, lam: Lam) -> Float[Array, "n t"]:
+        """y − [X Z] w, from (1 − f) z and the part of y outside the range of X: no subtraction."""
+        return _residual(self._with_rows("residual"), lam)
+
+    def rss(self, lam: Lam) -> Float[Array, " t"]:
+        """Weighted residual sum of squares, ‖(1−f) z‖² + rss⊥."""
+        return _rss(self, lam)
+
+    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
+        """Σⱼ pⱼ wⱼ²: the norm that λ penalises."""
+        d = self.design.X.shape[1]
+        return jnp.sum(self.design.penalty[:, None] * jnp.square(self.coef(lam)[:d]), axis=0)
+
+    def dof(self, lam: Lam) -> Lam:
+        """Effective degrees of freedom Σf, the trace of the hat matrix; unpenalised columns count one each."""
+        if self.twice:
+            return _dof_exact(self._with_rows("dof"), lam)
+        return _dof_value(self, lam)
+
+    def residual_dof(self, lam: Lam) -> Lam:
+        """n − dof without cancellation: Σ(1−f) over the rank, and one for every measurement beyond it."""
+        kept = _kept_exact(self._with_rows("dof"), lam) if self.twice else _kept_value(self, lam)
+        beyond = self.design.rows() - self.design.Z.shape[1] - self.factor.rank.astype(kept.dtype)
+        return kept + beyond
+
+    def one_minus_leverage(self, lam: Lam) -> Float[Array, "n c"]:
+        """1 − hᵢ at each λ, exactly 0 only where row i is fitted whatever yᵢ is."""
+        spectrum = self._with_rows("one_minus_leverage")
+        if self.twice:
+            return _one_minus_hat_exact(spectrum, lam)
+        return _live.one_minus_hat(spectrum.design, spectrum.factor, jnp.atleast_1d(lam))
+
+    def loo_residual(self, lam: Lam) -> Float[Array, "n t"]:
+        """yᵢ minus the prediction of the fit without row i: rᵢ / (1 − hᵢ), one formula down to λ = 0.
+
+        A row of weight 0 never took part, so its residual is that of the fit itself.
+        """
+        return _loo_residual(self._with_rows("loo_residual"), lam)
+
+    def logdet(self, lam: Lam) -> Lam:
+        """log det(I + X̂X̂ᵀ/λ') over the penalised directions, the log-determinant of the evidence."""
+        alpha, damping = _live_terms(self, lam)
+        penalised = self.factor.mask[:, None] > 0
+        logs = jnp.where(penalised, jnp.log1p(safe_divide(alpha, damping)), 0.0)
+        return jnp.sum(logs, axis=0).reshape(jnp.shape(lam))
+
+    def result(self, lam: Lam) -> Any:
+        """A `RESULTS` item for each target: whether this λ was solved, and if not, why."""
+        factor, checks = self.factor, self.factor.checks
+        lam = jnp.atleast_1d(lam)
+        finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(_coef_value(self, lam))), axis=0)
+        below = ~factor.full_rank & (lam * factor.scale * factor.scale < jnp.square(factor.cutoff))
+        return first_failure(
+            (~(checks.finite & checks.finite_y), RESULTS.nonfinite_input),
+            (~checks.weights, RESULTS.invalid_weights),
+            (~checks.penalty, RESULTS.invalid_penalty),
+            (~checks.independent, RESULTS.dependent_unpenalized),
+            (~(lam >= 0), RESULTS.invalid_lam),
+            (~finite, RESULTS.overflow),
+            (below & (lam == 0), RESULTS.rank_deficient),
+            (below, RESULTS.unresolved),
+            shape=(factor.z.shape[1],),
+        )
+
+    def _with_rows(self, what: str) -> "Spectrum":
+        """This spectrum, unless its rows were dropped: then what needs them has to say so."""
+        if self.factor.U is None:
+            raise ValueError(f"{what} needs the rows of X, which this spectrum does not keep; use rss, dof or gcv.")
+        return self
+
+
+def _checked(lam: Lam) -> Float[Array, " c"]:
+    """λ as a vector, NaN where it is negative."""
+    lam = jnp.atleast_1d(lam)
+    return jnp.where(lam >= 0, lam, jnp.nan)
+
+
+def _frozen_damping(spectrum: Spectrum, lam: Lam) -> Float[Array, "m c"]:
+    return _live.damping_of(spectrum.factor, _checked(lam))
+
+
+def _live_terms(spectrum: Spectrum, lam: Lam) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
+    """s² and λ'β with live squares; NaN for an invalid λ, so that it fails in its derivatives too."""
+    alpha, beta = _live.squares(spectrum.design, spectrum.factor)
+    return alpha[:, None], _live.damping_of(spectrum.factor, _checked(lam), beta)
+
+
+def _dof_value(spectrum: Spectrum, lam: Lam) -> Lam:
+    alpha, damping = _live_terms(spectrum, lam)
+    return jnp.sum(safe_divide(alpha, alpha + damping), axis=0).reshape(jnp.shape(lam))
+
+
+def _kept_value(spectrum: Spectrum, lam: Lam) -> Lam:
+    """Σ(1−f) over the directions that the data see."""
+    alpha, damping = _live_terms(spectrum, lam)
+    kept = jnp.where((spectrum.factor.s > 0)[:, None], safe_divide(damping, alpha + damping), 0.0)
+    return jnp.sum(kept, axis=0).reshape(jnp.shape(lam))
+
+
+def _live_solution(spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
+    """Residuals and coefficients from the carrier; a spectrum without rows is factored once more for it."""
+    factor = spectrum.factor
+    if factor.U is None:
+        factor = _factor.svd(standard_form(spectrum.design))
+    return _live.solution(spectrum.design, factor, _checked(lam))
+
+
+def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
+    factor = spectrum.factor
+    s = factor.s[:, None]
+    scaled = safe_divide(s * factor.z, jnp.square(s) + _frozen_damping(spectrum, lam))
+    return matmul(factor.T, scaled) * factor.y_scale[None, :]
+
+
+def _residual_value(spectrum: Spectrum, lam: Lam) -> Array:
+    factor, design = spectrum.factor, spectrum.design
+    kept = _live.complement(factor, _frozen_damping(spectrum, lam))
+    scaled = factor.y_perp + matmul(factor.U, kept * factor.z)
+    return _unweighted(spectrum, scaled * factor.y_scale[None, :], lam)
+
+
+def _unweighted(spectrum: Spectrum, r: Array, lam: Lam) -> Array:
+    """r/√ω; rows of weight zero from their own definition, y − [X Z] w."""
+    root = spectrum.factor.root_weights
+    if root is None:
+        return r
+    alone = spectrum.design.y - spectrum.design.product(_coef_value(spectrum, lam))
+    return jnp.where((root > 0)[:, None], r / jnp.where(root > 0, root, 1.0)[:, None], alone)
+
+
+def _rss_value(spectrum: Spectrum, lam: Lam) -> Array:
+    factor = spectrum.factor
+    kept = _live.complement(factor, _frozen_damping(spectrum, lam))
+    scaled = factor.rss_perp[None, :] + jnp.sum(jnp.square(kept * factor.z), axis=0, keepdims=True)
+    return (scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0]
+
+
+def _rss_live(spectrum: Spectrum, lam: Lam) -> Array:
+    r, _ = _live_solution(spectrum, lam)
+    return jnp.sum(spectrum.design.weigh(jnp.square(r)), axis=0)
+
+
+def _loo_value(spectrum: Spectrum, lam: Lam) -> Array:
+    """Numerator and denominator share the factor (s_min²+λ')/λ' wherever nothing lies outside U.
+
+    That leaves (s_min²+λ')/(s²+λ') in the place of 1 − f, which is as good at λ = 0 as anywhere.
+    """
+    factor = spectrum.factor
+    damping, s = _frozen_damping(spectrum, lam), factor.s[:, None]
+    penalised = factor.mask[:, None] > 0
+    smallest = jnp.min(jnp.where(penalised, s, jnp.inf), initial=jnp.inf)
+    inside = jnp.max(factor.lev_perp) == 0
+    smallest = jnp.where(inside & jnp.isfinite(smallest), smallest, 0.0)
+    ratio = (jnp.square(smallest) + damping) / jnp.where(s > 0, jnp.square(s) + damping, 1.0)
+    kept = jnp.where((s > 0) & ~jnp.isinf(damping), ratio, 1.0)
+    kept = jnp.where(penalised, kept, 0.0)
+    numerator = factor.y_perp + matmul(factor.U, kept * factor.z)
+    denominator = factor.lev_perp[:, None] + matmul(jnp.square(factor.U), kept)
+    scaled = numerator / jnp.broadcast_to(denominator, numerator.shape)
+    return _unweighted(spectrum, scaled * factor.y_scale[None, :], lam)
+
+
+def _loo_live(spectrum: Spectrum, lam: Lam) -> Array:
+    r, _ = _live_solution(spectrum, lam)
+    return r / jnp.broadcast_to(spectrum.one_minus_leverage(lam), r.shape)
+
+
+def _one_minus_hat_live(spectrum: Spectrum, lam: Lam) -> Array:
+    return 1.0 - _live.hat_diagonal(spectrum.design, spectrum.factor, _checked(lam))
+
+
+def _one_minus_hat_value(spectrum: Spectrum, lam: Lam) -> Array:
+    return _live.one_minus_hat(spectrum.design, spectrum.factor, _checked(lam))
+
+
+def _dof_live(spectrum: Spectrum, lam: Lam) -> Array:
+    hat = _live.hat_diagonal(spectrum.design, spectrum.factor, _checked(lam))
+    return jnp.sum(hat, axis=0).reshape(jnp.shape(lam))
+
+
+_coef = attach(_coef_value, lambda spectrum, lam: _live_solution(spectrum, lam)[1])
+_residual = attach(_residual_value, lambda spectrum, lam: _live_solution(spectrum, lam)[0])
+_rss = attach(_rss_value, _rss_live)
+_loo_residual = attach(_loo_value, _loo_live)
+_one_minus_hat_exact = attach(_one_minus_hat_value, _one_minus_hat_live)
+_dof_exact = attach(_dof_value, _dof_live)
+_kept_exact = attach(_kept_value, lambda spectrum, lam: -_dof_live(spectrum, lam))
+
+
+def from_design(design: Design) -> Spectrum:
+    """Factor by QR and SVD: right to the condition of X. The default of every verb."""
+    return Spectrum(design, jax.lax.stop_gradient(_factor.svd(standard_form(design))))
+
+
+def from_gram(design: Design) -> Spectrum:
+    """Factor the smaller Gram matrix: two to four times faster, right to the condition of X squared."""
+    return Spectrum(design, jax.lax.stop_gradient(_factor.gram(standard_form(design))))
