@@ -1,6 +1,6 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import design, select, spectrum
+from jaxridge import design, plan, select, spectrum
 from jaxridge._result import RESULTS
 from jaxridge.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
 from jaxridge.spectrum import Spectrum
@@ -12,6 +12,7 @@ __all__ = [
     "Path",
     "Spectrum",
     "design",
+    "plan",
     "ridge",
     "ridge_ball",
     "ridge_cv",

@@ -15,14 +15,15 @@ from jaxridge.design import Checks, StandardForm
 class Factor(eqx.Module):
     """√ω [X Z] T = U diag(s) and what is left of y; see `jaxridge.spectrum` for the letters."""
 
-    U: Float[Array, "n m"] | None  # None where only the path itself is wanted
+    # U, y_perp and lev_perp have a row per observation, and `without_rows` takes them away.
+    U: Float[Array, "n m"]
     s: Float[Array, " m"]
     mask: Float[Array, " m"]  # β: 1 penalised, 0 not
     T: Float[Array, "a m"]
     z: Float[Array, "m t"]
-    y_perp: Float[Array, "n t"] | None
+    y_perp: Float[Array, "n t"]
     rss_perp: Float[Array, " t"]
-    lev_perp: Float[Array, " n"] | None  # 1 − Σⱼ uᵢⱼ²
+    lev_perp: Float[Array, " n"]  # 1 − Σⱼ uᵢⱼ²
     centre: Float[Array, "q d"]
     root_weights: Float[Array, " n"] | None
     scale: Scalar

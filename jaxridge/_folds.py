@@ -5,8 +5,8 @@ out some rows of B. Each fold's rows become one triangle; prefixes and suffixes 
 complement of every fold costs two small QR and no row is read twice. (Downdating a triangle would cancel.)
 """
 
-from functools import lru_cache
 from collections.abc import Callable
+from functools import lru_cache
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge._implicit import attach
-from jaxridge._numerics import cutoff, matmul, safe_divide
+from jaxridge._numerics import cutoff, matmul, poison, safe_divide
 from jaxridge._types import Array, Float, Int, Lam
 from jaxridge.design import Design
 from jaxridge.spectrum import Spectrum, from_design
@@ -151,7 +151,7 @@ def _losses(e: Array, weights: Array, loss: Callable[[Array], Array]) -> Array:
 def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Callable[..., Array]]:
     def value(folds: Folds, design: Design, lam: Lam) -> Array:
         lam = jnp.atleast_1d(lam)
-        damping = jnp.where(lam >= 0, lam, jnp.nan)[None, :] * folds.scale * folds.scale
+        damping = poison(lam, lam >= 0)[None, :] * folds.scale * folds.scale
 
         def one(base: Array, E: Array, s: Array, z: Array, root: Array) -> Array:
             s = s[:, None]
@@ -168,7 +168,9 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
         def one(rows: tuple[Array, Array]) -> Array:
             train, test = rows
             part = Design(
-                *(_take(x, train) for x in (design.X, design.Z, design.y)),
+                _take(design.X, train),
+                _take(design.Z, train),
+                _take(design.y, train),
                 None if plain else _take(weights, train),
                 design.penalty,
                 design.terms,

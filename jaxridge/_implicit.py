@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxridge._types import Array
@@ -44,11 +45,11 @@ def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[
     return attached
 
 
-def once_only(frozen: Any, live: Any, message: str) -> Any:
-    """``frozen``, with a ``ValueError`` for anyone who differentiates it with respect to ``live``.
+def once_only(frozen: Any, live: Any, message: str | None) -> Any:
+    """``frozen``, for use in a first derivative that would be wrong if it were differentiated again.
 
-    First derivatives that are written with frozen factors are right; differentiated again they would be
-    wrong without a sign of it.
+    Whoever differentiates it with respect to ``live`` gets ``ValueError(message)``, or NaN if there is no
+    message: for by-products of a verb, which must not stop a second derivative that never uses them.
     """
 
     @jax.custom_jvp
@@ -56,9 +57,16 @@ def once_only(frozen: Any, live: Any, message: str) -> Any:
         return frozen
 
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        if any(moves(tangent) for tangent in jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x))):
+        moved = any(moves(tangent) for tangent in jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x)))
+        if moved and message is not None:
             raise ValueError(message)
-        return primals[0], jax.tree.map(jnp.zeros_like, primals[0])
+
+        def tangent(x: Array) -> Any:
+            if not jnp.issubdtype(x.dtype, jnp.inexact):
+                return np.zeros(x.shape, jax.dtypes.float0)
+            return jnp.full_like(x, jnp.nan if moved else 0.0)
+
+        return primals[0], jax.tree.map(tangent, primals[0])
 
     guard.defjvp(rule, symbolic_zeros=True)
     return guard(frozen, live)

@@ -11,6 +11,7 @@ also holds at λ = 0. Substituting w = Tω' (and v = √ω g) diagonalises both,
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -140,8 +141,7 @@ class _Perturbation(eqx.Module):
     """First-order changes of the problem, in the directions of the factor; absent ones are None."""
 
     rows: Float[Array, "n m"] | None  # √ω d[X Z] T
-    weights: Float[Array, " n"] | None
-    scores: Float[Array, "n m"] | None  # [X Z] T, needed with weights
+    weights: tuple[Float[Array, " n"], Float[Array, "n m"]] | None  # with the rows [X Z] T that they weigh
     penalty: Float[Array, " d"] | None
 
 
@@ -153,27 +153,27 @@ def _perturbation(design: Design, factor: Factor, change: Design) -> _Perturbati
     if moves(change.Z):
         extra = matmul(change.Z, factor.T[d:])
         rows = extra if rows is None else rows + extra
-    weights = scores = None
-    if design.weights is not None and moves(change.weights):
-        weights = change.weights
+    weights = None
+    if factor.root_weights is not None and change.weights is not None and moves(change.weights):
         scores = jnp.where(
             (factor.root_weights > 0)[:, None],
             _rows(factor, factor.U * factor.s[None, :], divide=True),
             design.product(factor.T),
         )
+        weights = (change.weights, scores)
     penalty = change.penalty if moves(change.penalty) else None
-    return _Perturbation(None if rows is None else _rows(factor, rows), weights, scores, penalty)
+    return _Perturbation(None if rows is None else _rows(factor, rows), weights, penalty)
 
 
-def _freeze(design: Design, factor: Factor) -> tuple[Design, Factor]:
+def _freeze(design: Design, factor: Factor, strict: bool = True) -> tuple[Design, Factor]:
     """Problem and factor for a formula that is right for one derivative, and refuses a second."""
     live = (design.X, design.Z, design.weights, design.penalty)
-    return jax.lax.stop_gradient(design), once_only(factor, live, TWICE)
+    return jax.lax.stop_gradient(design), once_only(factor, live, TWICE if strict else None)
 
 
-@jax.custom_jvp
-def squares(design: Design, factor: Factor) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """The diagonals (α, β) of TᵀAᵀωAT and TᵀPT/scale², live to first order.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def squares(design: Design, factor: Factor, strict: bool = True) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """The diagonals (α, β) of TᵀAᵀωAT and TᵀPT/scale², live to first order; then an error, or NaN if not strict.
 
     Enough for any sum over directions, such as degrees of freedom: symmetric sums have derivatives
     Σ φ'(αⱼ) uⱼᵀ(dA)vⱼ even where singular values repeat, which single directions have not.
@@ -181,16 +181,17 @@ def squares(design: Design, factor: Factor) -> tuple[Float[Array, " m"], Float[A
     return jnp.square(factor.s), factor.mask
 
 
-def _squares_rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _squares_rule(strict: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
     design, factor = primals
-    out = squares(design, factor)
-    design, factor = _freeze(design, factor)
+    out = squares(design, factor, strict)
+    design, factor = _freeze(design, factor, strict)
     change = _perturbation(design, factor, tangents[0])
     d_alpha, d_beta = jnp.zeros_like(factor.s), jnp.zeros_like(factor.s)
     if change.rows is not None:
         d_alpha += 2.0 * factor.s * jnp.sum(factor.U * change.rows, axis=0)
     if change.weights is not None:
-        d_alpha += matmul(change.weights, jnp.square(change.scores))
+        d_weights, rows = change.weights
+        d_alpha += matmul(d_weights, jnp.square(rows))
     if change.penalty is not None:
         unscaled = factor.T[: change.penalty.shape[0]] / factor.scale
         d_beta += matmul(change.penalty, jnp.square(unscaled))
@@ -233,8 +234,9 @@ def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -
             for left, right in pairs:
                 total -= 2.0 * quadratic(left, s[:, None] * N, right)
     if change.weights is not None:
-        total += change.weights * jnp.sum(jnp.square(change.scores) * kappa[-1][None, :], axis=1)
-        middle = matmul(change.scores.T, change.weights[:, None] * change.scores)
+        d_weights, rows = change.weights
+        total += d_weights * jnp.sum(jnp.square(rows) * kappa[-1][None, :], axis=1)
+        middle = matmul(rows.T, d_weights[:, None] * rows)
         for left, right in pairs:
             total -= quadratic(left, middle, right)
     if change.penalty is not None:

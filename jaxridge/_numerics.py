@@ -36,12 +36,13 @@ def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
     return jnp.ldexp(jnp.ones((), dtype), e)
 
 
-def cutoff(s: Float[Array, " m"], shape: tuple[int, int]) -> Scalar:
+def cutoff(s: Float[Array, " m"], shape: tuple[int, ...]) -> Scalar:
     """Below this a singular value of a matrix of that shape is rounding: max(shape) * eps * s_1."""
     largest = jnp.max(s, initial=0.0)
     return max(*shape, 1) * jnp.finfo(s.dtype).eps * largest
 
 
-def poison(x: Array, good: Bool[Array, ""]) -> Array:
-    """``x``, or NaN everywhere unless ``good``: a failed problem must fail in its gradients too."""
-    return jnp.where(good, x, jnp.nan)
+def poison(x: Array, good: Bool[Array, "..."]) -> Array:
+    """``x``, times NaN unless ``good``: what fails must fail in its gradients too, where a plain
+    ``where`` would say that the derivative is 0."""
+    return x * jnp.where(good, 1.0, jnp.nan).astype(x.dtype)

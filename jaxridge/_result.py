@@ -37,6 +37,10 @@ class RESULTS(eqx.Enumeration):
         "coefficients are not determined. Drop one, or set intercept=False."
     )
     invalid_radius = "radius must be >= 0, a fraction between 0 and 1."
+    indefinite_kernel = (
+        "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
+        "that it is symmetric and positive semidefinite, or add a multiple of the identity."
+    )
     overflow = "The answer is larger than this dtype can hold. Rescale the data, or use float64."
 
 
@@ -52,3 +56,11 @@ def first_failure(*cases: tuple[Array, Any], shape: tuple[int, ...]) -> Any:
     for _ in shape:
         scalar = jax.vmap(scalar)
     return scalar(*(jax.numpy.broadcast_to(condition, shape) for condition, _ in cases))
+
+
+def override(failure: Any, bad: Array, result: Any) -> Any:
+    """``result``, with ``failure`` in its place where ``bad``."""
+    scalar = lambda bad, item: RESULTS.where(bad, failure, item)  # noqa: E731
+    for _ in bad.shape:
+        scalar = jax.vmap(scalar)
+    return scalar(bad, result)

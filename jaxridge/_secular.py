@@ -27,8 +27,7 @@ def find_root(fn: Callable[[Array], tuple[Array, Array]], low: Array, high: Arra
     sign_low = jnp.sign(fn(low)[0])
 
     def unfinished(state: tuple[Array, ...]) -> Array:
-        step, low, high, x, done = state
-        return (step < _MAX_STEPS) & ~jnp.all(done)
+        return (state[0] < _MAX_STEPS) & ~jnp.all(state[4])
 
     def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, low, high, x, done = state

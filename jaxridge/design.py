@@ -34,6 +34,13 @@ class Data(eqx.Module):
     penalty: Float[Array, " d"] | None
 
 
+class Beyond(eqx.Module):
+    """Measurements that are known by a triangle only: how many more there were, and their sum of squares."""
+
+    rows: Float[Array, ""]
+    rss: Float[Array, " t"]
+
+
 class Design(eqx.Module):
     """The live problem: derivatives flow through these arrays and no others."""
 
@@ -43,6 +50,7 @@ class Design(eqx.Module):
     weights: Float[Array, " n"] | None
     penalty: Float[Array, " d"]
     terms: Terms = eqx.field(static=True)
+    beyond: Beyond | None = None
 
     def product(self, w: Float[Array, "a t"]) -> Float[Array, "n t"]:
         """[X Z] w."""
@@ -62,10 +70,9 @@ class Design(eqx.Module):
         return jnp.concatenate([self.penalty, jnp.zeros(self.Z.shape[1], self.X.dtype)])[:, None]
 
     def rows(self) -> Float[Array, ""] | int:
-        """The number of measurements: rows of positive weight."""
-        if self.weights is None:
-            return self.X.shape[0]
-        return jnp.sum(self.weights > 0, dtype=self.X.dtype)
+        """The number of measurements: rows of positive weight, and those that a triangle stands for."""
+        rows = self.X.shape[0] if self.weights is None else jnp.sum(self.weights > 0, dtype=self.X.dtype)
+        return rows if self.beyond is None else rows + self.beyond.rows
 
     def split(self, w: Float[Array, "*k a t"]) -> tuple[Array, Array]:
         """Coefficients in the order of the user's columns and intercepts, from those of [X Z]."""
@@ -93,7 +100,7 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
     else:
         array = np.asarray(x)
     dtype = array.dtype
-    if dtype == object or dtype.kind in "OSUM":
+    if dtype.kind in "OSUM":
         raise ValueError(f"{name} holds values that are not numbers (dtype {dtype}); encode or drop them first.")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} is complex ({dtype}); stack the real and imaginary parts as rows instead.")
@@ -278,21 +285,25 @@ def standard_form(design: Design) -> StandardForm:
     X, Z, y, weights, penalty = jax.lax.stop_gradient((design.X, design.Z, design.y, design.weights, design.penalty))
     dtype, (n, q) = X.dtype, Z.shape
     root = None if weights is None else jnp.sqrt(weights)
-    column_size = jnp.max(jnp.abs(X), axis=0, initial=0.0)
-    free_size = jnp.max(jnp.abs(Z), axis=0)
-    y_size = jnp.max(jnp.abs(y), axis=0)
-
+    # Rows of weight zero must not set the scale.
+    used = jnp.ones((n, 1), bool) if root is None else (root > 0)[:, None] | ~jnp.isfinite(root)[:, None]
+    column_size = jnp.max(jnp.where(used | ~jnp.isfinite(X), jnp.abs(X), 0.0), axis=0, initial=0.0)
+    free_size, y_size = jnp.max(jnp.abs(Z), axis=0), jnp.max(jnp.abs(y), axis=0)
     column_exponent, free_unit = exponent(column_size), power_of_two(-exponent(free_size), dtype)
     y_scale = power_of_two(exponent(y_size), dtype)
-    X, Z, y = X * power_of_two(-column_exponent, dtype)[None, :], Z * free_unit[None, :], y / y_scale[None, :]
+    unit = power_of_two(-column_exponent, dtype)
+    Z = Z * free_unit[None, :]
 
     # Taking the first unpenalised column's own coefficient off first changes nothing but rounding. When that
     # column is the intercept the coefficient is the mean, and a large mean would swamp the reflection below.
     shift_X, shift_y = jnp.zeros((1, X.shape[1]), dtype), jnp.zeros((1, y.shape[1]), dtype)
     if q:
-        share = Z[:, 0] if weights is None else Z[:, 0] * weights
+        share = Z[:, 0] if weights is None else Z[:, 0] * (weights / jnp.max(weights))
         share = share / matmul(share, Z[:, 0])
-        shift_X, shift_y = matmul(share, X)[None, :], matmul(share, y)[None, :]
+        # Means of the arrays as they came: a product of scaled ones would store those first.
+        shift_X, shift_y = (matmul(share, X) * unit)[None, :], (matmul(share, y) / y_scale)[None, :]
+    X, y = X * unit[None, :], y / y_scale[None, :]
+    if q:
         X, y = X - Z[:, :1] * shift_X, y - Z[:, :1] * shift_y
     if root is not None:
         X, Z, y = root[:, None] * X, root[:, None] * Z, root[:, None] * y
@@ -319,20 +330,20 @@ def standard_form(design: Design) -> StandardForm:
     first = jnp.eye(q, 1, dtype=dtype)
     centre = (matmul(to_coef, X_tops) + first * shift_X) * power_of_two(column_exponent, dtype)[None, :]
 
-    # L = P^(−1/2) / 2^E, with E the exponent of the largest column of √ω X P^(−1/2): the largest entry of X̂
-    # is then about 1, and a column 1e300 times smaller than the largest is the only thing that can be lost.
-    root_penalty = jnp.sqrt(penalty)
-    rest, penalty_exponent = jnp.max(jnp.abs(X), axis=0, initial=0.0), exponent(root_penalty)
-    rest_exponent = exponent(rest)
-    magnitude = column_exponent + rest_exponent - penalty_exponent
-    largest = jnp.max(jnp.where(rest > 0, magnitude, jnp.iinfo(magnitude.dtype).min), initial=-_far(dtype))
-    largest = jnp.clip(largest, -_far(dtype), _far(dtype))
+    # L = P^(−1/2) / 2^E, with 2^E at least the size of √ω X P^(−1/2): entries of X̂ are then about 1 or less,
+    # and a column 1e300 times smaller than the largest is the only thing that can be lost.
+    root_penalty, far = jnp.sqrt(penalty), _far(dtype)
+    penalty_exponent = exponent(root_penalty)
+    row_exponent = jnp.zeros((), jnp.int32) if root is None else exponent(jnp.max(root))
+    magnitude = column_exponent - penalty_exponent + row_exponent
+    largest = jnp.max(jnp.where(column_size > 0, magnitude, -far), initial=-far)
+    largest = jnp.clip(jnp.where(largest == -far, 0, largest), -far, far)
     scale = power_of_two(-largest, dtype)
-    shrink = jnp.clip(magnitude - largest, -2 * _far(dtype), 1)
-    half = shrink // 2
-    shrink = power_of_two(half, dtype) * power_of_two(shrink - half, dtype)
+    half = jnp.clip(magnitude - largest, -2 * far, 1) // 2
+    rest = jnp.clip(magnitude - largest, -2 * far, 1) - half
     mantissa = root_penalty * power_of_two(-penalty_exponent, dtype)
-    X = X * power_of_two(-rest_exponent, dtype)[None, :] * poison(shrink / mantissa, checks.good())[None, :]
+    shrink = power_of_two(half, dtype) * power_of_two(rest, dtype) / mantissa
+    X = X * power_of_two(-row_exponent, dtype) * poison(shrink, checks.good())[None, :]
     return StandardForm(
         X=X,
         y=jnp.where(checks.finite_y[None, :], y, jnp.nan),

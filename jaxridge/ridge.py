@@ -17,16 +17,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge import _secular, select
-from jaxridge._implicit import implicit_root
-from jaxridge._numerics import matmul
-from jaxridge._plan import MEMORY
-from jaxridge._result import RESULTS, first_failure
+from jaxridge import plan, select
+from jaxridge._norm import lam_of_norm
+from jaxridge._numerics import matmul, poison
+from jaxridge._result import RESULTS, override
 from jaxridge._types import Array, Bool, Float, Int
 from jaxridge.design import Data, Problem, Terms, as_floats, checked, design_of
-from jaxridge.spectrum import Spectrum, from_design
+from jaxridge.spectrum import from_cholesky, from_design, from_gram
 
-Solver = Callable[..., Spectrum]
+Solver = Callable[..., Any]
 
 
 class Fit(eqx.Module):
@@ -62,7 +61,7 @@ class Path(eqx.Module):
     dof: Array
     rss: Float[Array, "k *t"]
     result: Any
-    spectrum: Spectrum
+    spectrum: Any
 
     def __len__(self) -> int:
         return self.lams.shape[0]
@@ -161,7 +160,7 @@ def ridge_cv(
     per_target: bool = False,
     refine: bool = False,
     solver: Solver = from_design,
-    memory: int = MEMORY,
+    memory: int = plan.MEMORY,
     **problem: Unpack[Problem],
 ) -> Choice:
     """Ridge regression at the λ that a rule takes: leave-one-out by default, without refitting anything.
@@ -259,12 +258,12 @@ def _squeeze(terms: Terms, x: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[..., 0], x) if terms.single else x
 
 
-def _fit(spectrum: Spectrum, lam: Array) -> Fit:
+def _fit(spectrum: Any, lam: Array) -> Fit:
     """The model at one λ of a factored problem."""
     terms = spectrum.design.terms
     coef, intercept = spectrum.design.split(spectrum.coef(lam))
     rss, result = _squeeze(terms, (spectrum.rss(lam), spectrum.result(lam)))
-    return Fit(coef, intercept, lam, spectrum.dof(lam), rss, result)
+    return Fit(coef, intercept, lam, spectrum.dof_or_nan(lam), rss, result)
 
 
 _fit_at = jax.jit(_fit)
@@ -277,6 +276,8 @@ def _ridge(data: Data, lam: Array, terms: Terms, solver: Solver) -> Fit:
 
 @partial(jax.jit, static_argnames=("terms", "solver"))
 def _ridge_path(data: Data, lams: Array | None, terms: Terms, solver: Solver) -> Path:
+    if solver is from_gram and lams is not None and plan.gram(lams.shape[0]).route == "cholesky":
+        solver = from_cholesky
     spectrum = solver(design_of(data, terms))
     lams = select.grid(spectrum) if lams is None else lams
     fits = jax.vmap(partial(_fit, spectrum))(lams)
@@ -314,58 +315,10 @@ def _ridge_cv(
 def _ridge_norm(data: Data, size: Array, terms: Terms, relative: bool) -> Fit:
     """The fit whose penalised norm is ``size``, or ``size`` times the norm at λ = 0, for each target."""
     spectrum = from_design(design_of(data, terms))
-    factor = spectrum.factor
-    full = jnp.sqrt(spectrum.squared_norm(jnp.zeros((), data.y.dtype)))
     valid = (size >= 0) & (size <= 1) if relative else size >= 0
-    size = jnp.broadcast_to(jnp.where(valid, size, jnp.nan), full.shape)
-    radius = jax.lax.stop_gradient(size * full if relative else size)
-
-    # In the units of the factor ‖w(λ)‖² = Σ (s z / (s²+μ))² for the penalised directions, μ = λ scale².
-    s, penalised = factor.s[:, None], factor.mask[:, None] > 0
-    sz = jnp.where(penalised, s * factor.z, 0.0)
-    target = radius / (factor.scale * factor.y_scale)
-
-    def log_excess(log_mu: Array) -> tuple[Array, Array]:
-        """log(‖w‖ / radius) and its slope: nearly linear in log μ, so that Newton's method strides."""
-        mu = jnp.exp(log_mu)[None, :]
-        seen = jnp.where(s > 0, jnp.square(s) + mu, jnp.inf)
-        squared = jnp.square(sz / seen)
-        total = jnp.sum(squared, axis=0)
-        slope = -jnp.sum(squared * mu / seen, axis=0) / total
-        return 0.5 * jnp.log(total) - jnp.log(target), slope
-
-    smallest = jnp.min(jnp.where((s > 0) & penalised, s, jnp.inf), initial=jnp.inf)
-    eps = jnp.finfo(s.dtype).eps
-    # Below low nothing changes to rounding; at high ‖w‖ <= ‖s z‖ / μ is no more than the radius.
-    low = jnp.broadcast_to(2 * jnp.log(jnp.where(jnp.isfinite(smallest), smallest, 1.0) * eps), target.shape)
-    high = jnp.log(jnp.linalg.norm(sz, axis=0)) - jnp.log(target)
-    inside = (log_excess(low)[0] <= 0) | (radius >= jax.lax.stop_gradient(full))
-    nothing = radius == 0
-    regular = ~inside & ~nothing & jnp.isfinite(high)
-    high = jnp.where(regular, jnp.maximum(high, low + 1), low + 1)
-    root = _secular.find_root(log_excess, low, high)
-    unit = -2 * jnp.log(factor.scale)
-
-    def live_excess(log_lam: Array) -> Array:
-        squared = spectrum.squared_norm(jnp.exp(log_lam))
-        wanted = size * full if relative else size
-        safe = lambda x: jnp.where(regular, x, 1.0)  # noqa: E731
-        return 0.5 * jnp.log(safe(squared)) - jnp.log(safe(wanted))
-
-    log_lam = implicit_root(lambda x: jnp.where(regular, live_excess(x), x), root + unit)
-    lam = jnp.where(regular, jnp.exp(log_lam), jnp.where(nothing & ~inside, jnp.inf, 0.0))
-    lam = jnp.where(jnp.isnan(size), jnp.nan, lam)
-    coef, intercept = spectrum.design.split(spectrum.coef(lam))
-    result = first_failure(
-        (jnp.isnan(size), RESULTS.invalid_radius),
-        shape=size.shape,
-    )
-    result = jax.vmap(lambda bad, ours, theirs: RESULTS.where(bad, ours, theirs))(
-        jnp.isnan(size) & (spectrum.result(jnp.ones_like(lam)) == RESULTS.successful), result, spectrum.result(lam)
-    )
-    fit = Fit(coef, intercept, lam, spectrum.dof(lam), spectrum.rss(lam), result)
-    return eqx.tree_at(
-        lambda f: (f.lam, f.dof, f.rss, f.result),
-        fit,
-        _squeeze(terms, (fit.lam, fit.dof, fit.rss, fit.result)),
-    )
+    size = jnp.broadcast_to(poison(size, valid), data.y.shape[1:])
+    lam = lam_of_norm(spectrum, size * spectrum.norm(jnp.zeros_like(size)) if relative else size)
+    fit = _fit(spectrum, lam)
+    result = override(RESULTS.invalid_radius, ~jnp.broadcast_to(valid, size.shape), spectrum.result(lam))
+    lam, dof, result = _squeeze(terms, (lam, fit.dof, result))
+    return eqx.tree_at(lambda f: (f.lam, f.dof, f.result), fit, (lam, dof, result))

@@ -1,8 +1,8 @@
 """Choosing λ: scores to minimise over a grid, the choice itself, and its continuous refinement.
 
 A rule is a function ``(design, spectrum, lam) -> (t,)``, lower is better, of one λ (or one for each target).
-Rules that average over rows or folds are small records with two more methods: ``spread``, the standard error of
-that average, and ``prepare``, for what does not depend on λ. Everything here is pure and differentiable.
+Rules that average over rows or folds are small records that also give the standard error of that average,
+``with_spread``. Everything here is pure and differentiable.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ from jaxridge import _secular
 from jaxridge._folds import Folds, fold_factors, held_out, partition
 from jaxridge._implicit import implicit_root
 from jaxridge._numerics import matmul
-from jaxridge._plan import chunks
-from jaxridge._types import Array, Bool, Float, Int, Lam
+from jaxridge._types import Array, Float, Int, Lam
 from jaxridge.design import Design, as_floats
+from jaxridge.plan import chunks
 from jaxridge.spectrum import Spectrum
 
 Loss = Callable[[Array], Array]
@@ -47,10 +47,11 @@ class LeaveOneOut(eqx.Module):
     loss: Loss = eqx.field(static=True)
 
     def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
-        return _mean(self.loss(spectrum.loo_residual(lam)), design.weights)
+        return self.with_spread(design, spectrum, lam)[0]
 
-    def spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
-        return _standard_error(self.loss(spectrum.loo_residual(lam)), design.weights)
+    def with_spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
+        losses = self.loss(spectrum.loo_residual(lam))
+        return _mean(losses, design.weights), _standard_error(losses, design.weights)
 
 
 def leave_one_out(loss: Loss = jnp.square) -> LeaveOneOut:
@@ -119,10 +120,11 @@ class PreparedKFold(eqx.Module):
         return held_out(self.folds, design, lam, self.loss, self.frozen)
 
     def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
-        return jnp.mean(self.losses(design, spectrum, lam), axis=0)
+        return self.with_spread(design, spectrum, lam)[0]
 
-    def spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
-        return _standard_error(self.losses(design, spectrum, lam), None)
+    def with_spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
+        losses = self.losses(design, spectrum, lam)
+        return jnp.mean(losses, axis=0), _standard_error(losses, None)
 
 
 def kfold(
@@ -182,10 +184,11 @@ class Holdout(eqx.Module):
         return self.loss(y - matmul(X, coef) - intercept.reshape(1, -1))
 
     def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
-        return jnp.mean(self.losses(design, spectrum, lam), axis=0)
+        return self.with_spread(design, spectrum, lam)[0]
 
-    def spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
-        return _standard_error(self.losses(design, spectrum, lam), None)
+    def with_spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
+        losses = self.losses(design, spectrum, lam)
+        return jnp.mean(losses, axis=0), _standard_error(losses, None)
 
 
 def holdout(X: Any, y: Any, loss: Loss = jnp.square) -> Holdout:
@@ -194,7 +197,7 @@ def holdout(X: Any, y: Any, loss: Loss = jnp.square) -> Holdout:
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> rule = jxr.select.holdout(jnp.array([[2.0]]), jnp.array([2.0]))
     >>> choice = jxr.ridge_cv(jnp.ones((2, 1)), jnp.array([1.0, 3.0]), [0.0, 2.0], rule=rule, intercept=False)
-    >>> print(choice.scores)
+    >>> print(choice.scores.round(5))
     [4. 0.]
     """
     X, y = as_floats("X", X, (2,)), as_floats("y", y, (1, 2))
@@ -248,12 +251,13 @@ def evaluate(
 ) -> tuple[Float[Array, "k t"], Float[Array, "k t"] | None]:
     """Scores of a (bound) rule at every λ, and their standard errors, a block of λ at a time."""
     design = spectrum.design
-    spread = getattr(rule, "spread", None)
+    with_spread = getattr(rule, "with_spread", None)
 
     def one(lam: Array) -> tuple[Array, Array | None]:
-        return rule(design, spectrum, lam), None if spread is None else spread(design, spectrum, lam)
+        return (rule(design, spectrum, lam), None) if with_spread is None else with_spread(design, spectrum, lam)
 
-    plan = chunks(*design.y.shape, lams.shape[0], lams.dtype, memory)
+    n, t = design.y.shape
+    plan = chunks(n, t, lams.shape[0], lams.dtype, memory)
     if plan.together >= plan.lams:
         return jax.vmap(one)(lams)
     return jax.lax.map(one, lams, batch_size=plan.together)

@@ -20,12 +20,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge import _factor, _live
+from jaxridge._cholesky import from_cholesky
 from jaxridge._factor import Factor
 from jaxridge._implicit import attach
-from jaxridge._numerics import matmul, safe_divide
+from jaxridge._kernel import from_kernel
+from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, first_failure
-from jaxridge._types import Array, Float, Lam, Scalar
-from jaxridge.design import Design, as_floats, standard_form
+from jaxridge._types import Array, Float, Lam
+from jaxridge.design import Beyond, Design, make_design, standard_form
+
+__all__ = ["Spectrum", "from_cholesky", "from_design", "from_gram", "from_kernel", "from_triangle"]
 
 
 class Spectrum(eqx.Module):
@@ -72,11 +76,20 @@ class Spectrum(eqx.Module):
         d = self.design.X.shape[1]
         return jnp.sum(self.design.penalty[:, None] * jnp.square(self.coef(lam)[:d]), axis=0)
 
+    def norm(self, lam: Lam) -> Float[Array, " t"]:
+        """(Σⱼ pⱼ wⱼ²)^½, with derivative 0 where it is 0."""
+        squared = self.squared_norm(lam)
+        return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+
     def dof(self, lam: Lam) -> Lam:
         """Effective degrees of freedom Σf, the trace of the hat matrix; unpenalised columns count one each."""
         if self.twice:
             return _dof_exact(self._with_rows("dof"), lam)
         return _dof_value(self, lam)
+
+    def dof_or_nan(self, lam: Lam) -> Lam:
+        """`dof` for a verb that returns it beside other things: second derivatives in X are NaN, no error."""
+        return _dof_value(self, lam, strict=False)
 
     def residual_dof(self, lam: Lam) -> Lam:
         """n − dof without cancellation: Σ(1−f) over the rank, and one for every measurement beyond it."""
@@ -133,21 +146,21 @@ class Spectrum(eqx.Module):
 def _checked(lam: Lam) -> Float[Array, " c"]:
     """λ as a vector, NaN where it is negative."""
     lam = jnp.atleast_1d(lam)
-    return jnp.where(lam >= 0, lam, jnp.nan)
+    return poison(lam, lam >= 0)
 
 
 def _frozen_damping(spectrum: Spectrum, lam: Lam) -> Float[Array, "m c"]:
     return _live.damping_of(spectrum.factor, _checked(lam))
 
 
-def _live_terms(spectrum: Spectrum, lam: Lam) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
+def _live_terms(spectrum: Spectrum, lam: Lam, strict: bool = True) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
     """s² and λ'β with live squares; NaN for an invalid λ, so that it fails in its derivatives too."""
-    alpha, beta = _live.squares(spectrum.design, spectrum.factor)
+    alpha, beta = _live.squares(spectrum.design, spectrum.factor, strict)
     return alpha[:, None], _live.damping_of(spectrum.factor, _checked(lam), beta)
 
 
-def _dof_value(spectrum: Spectrum, lam: Lam) -> Lam:
-    alpha, damping = _live_terms(spectrum, lam)
+def _dof_value(spectrum: Spectrum, lam: Lam, strict: bool = True) -> Lam:
+    alpha, damping = _live_terms(spectrum, lam, strict)
     return jnp.sum(safe_divide(alpha, alpha + damping), axis=0).reshape(jnp.shape(lam))
 
 
@@ -174,7 +187,7 @@ def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
 
 
 def _residual_value(spectrum: Spectrum, lam: Lam) -> Array:
-    factor, design = spectrum.factor, spectrum.design
+    factor = spectrum.factor
     kept = _live.complement(factor, _frozen_damping(spectrum, lam))
     scaled = factor.y_perp + matmul(factor.U, kept * factor.z)
     return _unweighted(spectrum, scaled * factor.y_scale[None, :], lam)
@@ -193,12 +206,15 @@ def _rss_value(spectrum: Spectrum, lam: Lam) -> Array:
     factor = spectrum.factor
     kept = _live.complement(factor, _frozen_damping(spectrum, lam))
     scaled = factor.rss_perp[None, :] + jnp.sum(jnp.square(kept * factor.z), axis=0, keepdims=True)
-    return (scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0]
+    inside = (scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0]
+    beyond = spectrum.design.beyond
+    return inside if beyond is None else inside + beyond.rss
 
 
 def _rss_live(spectrum: Spectrum, lam: Lam) -> Array:
     r, _ = _live_solution(spectrum, lam)
-    return jnp.sum(spectrum.design.weigh(jnp.square(r)), axis=0)
+    inside, beyond = jnp.sum(spectrum.design.weigh(jnp.square(r)), axis=0), spectrum.design.beyond
+    return inside if beyond is None else inside + beyond.rss
 
 
 def _loo_value(spectrum: Spectrum, lam: Lam) -> Array:
@@ -256,3 +272,29 @@ def from_design(design: Design) -> Spectrum:
 def from_gram(design: Design) -> Spectrum:
     """Factor the smaller Gram matrix: two to four times faster, right to the condition of X squared."""
     return Spectrum(design, jax.lax.stop_gradient(_factor.gram(standard_form(design))))
+
+
+def from_triangle(
+    R: Any, Qty: Any, *, rows: Any, rss: Any = 0.0, unpenalized: int | tuple[int, ...] = (), penalty: Any = None
+) -> Spectrum:
+    """Factor a problem that is known by the triangle of its QR factorisation, X = QR, alone.
+
+    Args:
+        R: (d, d), or any (p, d) with RᵀR = XᵀX. Qty: (p,) or (p, t), Qᵀy.
+        rows: n, the observations behind the triangle. rss: () or (t,), ‖y − QQᵀy‖².
+        unpenalized, penalty: as for `jaxridge.ridge`; for an intercept make its column of ones part of X.
+
+    Has no leverages, for want of rows: leave-one-out is a ``ValueError`` that names ``gcv``.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import spectrum
+    >>> triangle = spectrum.from_triangle(jnp.eye(2), jnp.array([3.0, 4.0]), rows=5, rss=1.0)
+    >>> print(triangle.rss(jnp.array(1.0)), triangle.residual_dof(jnp.array(1.0)))
+    [7.25] 4.0
+    """
+    design = make_design(R, Qty, intercept=False, unpenalized=unpenalized, penalty=penalty)
+    dtype, targets = design.X.dtype, design.y.shape[1]
+    more = jnp.asarray(rows, dtype) - design.X.shape[0]
+    beyond = Beyond(more, jnp.broadcast_to(jnp.asarray(rss, dtype), (targets,)))
+    design = eqx.tree_at(lambda x: x.beyond, design, beyond, is_leaf=lambda x: x is None)
+    return from_design(design).without_rows()

@@ -1,0 +1,448 @@
+"""Every public verb under jit, vmap, grad, jvp and their compositions.
+
+Derivatives are compared with automatic differentiation of a dense solve of the normal equations, which is
+another program altogether and has exact derivatives of every order on the well-conditioned problems used here.
+"""
+
+import importlib
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import jaxridge as jxr
+from jaxridge import select
+from jaxridge.design import make_design
+from jaxridge.spectrum import from_design, from_gram
+
+RNG = np.random.default_rng(20)
+LAMS = jnp.logspace(-2, 2, 100)
+
+
+def orthonormal(n, d):
+    return np.linalg.qr(RNG.standard_normal((n, d)))[0]
+
+
+def problem(n, d, t=2):
+    X, y = RNG.standard_normal((n, d)) + 1.0, RNG.standard_normal((n, t))
+    return tuple(map(jnp.asarray, (X, y, np.exp(0.3 * RNG.standard_normal(n)), np.exp(0.3 * RNG.standard_normal(d)))))
+
+
+PROBLEMS = {
+    "tall": problem(9, 3),
+    "wide": problem(4, 7),
+    "square": problem(5, 4),
+    "repeated": (jnp.asarray(2.0 * orthonormal(8, 3)), *problem(8, 3)[1:]),
+    "zero": (problem(8, 3)[0].at[:, 1].set(0.0), *problem(8, 3)[1:]),
+}
+
+
+def dense(X, y, weights, penalty, lam):
+    """Every exit of a spectrum, from the normal equations with the intercept as a column."""
+    A = jnp.concatenate([X, jnp.ones((X.shape[0], 1))], axis=1)
+    P = jnp.diag(jnp.append(penalty, 0.0))
+    C = jnp.linalg.inv(A.T @ (weights[:, None] * A) + lam * P)
+    w = C @ (A.T @ (weights[:, None] * y))
+    h = weights * jnp.sum((A @ C) * A, axis=1)
+    r = y - A @ w
+    centred = jnp.sqrt(weights)[:, None] * X
+    root = jnp.sqrt(weights)[:, None] / jnp.sqrt(jnp.sum(weights))
+    centred = centred - root @ (root.T @ centred)
+    kernel = (centred / penalty[None, :]) @ centred.T
+    logdet = jnp.linalg.slogdet(jnp.eye(X.shape[0]) + kernel / lam)[1]
+    return {
+        "coef": w,
+        "residual": r,
+        "rss": jnp.sum(weights[:, None] * r**2, axis=0),
+        "dof": jnp.sum(h),
+        "residual_dof": X.shape[0] - jnp.sum(h),
+        "one_minus_leverage": (1 - h)[:, None],
+        "loo_residual": r / (1 - h)[:, None],
+        "logdet": logdet,
+    }
+
+
+def ours(factorise, exact, X, y, weights, penalty, lam, names=None):
+    spectrum = factorise(make_design(X, y, weights=weights, penalty=penalty))
+    spectrum = spectrum.exact() if exact else spectrum
+    return {name: getattr(spectrum, name)(lam) for name in names}
+
+
+SMOOTH = ("coef", "residual", "rss")
+ONCE = ("dof", "residual_dof", "one_minus_leverage", "loo_residual", "logdet")
+EXACT = ("dof", "residual_dof", "one_minus_leverage", "loo_residual")
+
+
+def scalar(exits):
+    """A generic nonlinear function of all exits."""
+    return sum(
+        jnp.sum(jnp.cos(jnp.arange(value.size, dtype=value.dtype).reshape(value.shape) + value))
+        for value in exits.values()
+    )
+
+
+def both(names, factorise=from_design, exact=False):
+    def mine(*args):
+        return scalar(ours(factorise, exact, *args, names=names))
+
+    def theirs(*args):
+        exits = dense(*args)
+        return scalar({name: exits[name] for name in names})
+
+    return mine, theirs
+
+
+def agree(f, g, args, rtol=1e-8):
+    mine, theirs = jax.jit(f)(*args), jax.jit(g)(*args)
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(1.0, float(jnp.max(jnp.abs(b)))))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("factorise", [from_design, from_gram])
+def test_values_and_gradients_of_every_exit(name, factorise):
+    """First derivatives in X, y, weights, penalty and λ of everything that leaves a spectrum."""
+    mine, theirs = both(SMOOTH + ONCE, factorise)
+    args = (*PROBLEMS[name], jnp.asarray(0.7))
+    agree(jax.value_and_grad(mine, argnums=(0, 1, 2, 3, 4)), jax.value_and_grad(theirs, argnums=(0, 1, 2, 3, 4)), args)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_hessian_vector_products_of_coefficients(name):
+    """Second order in everything at once, forward over reverse and reverse over reverse."""
+    mine, theirs = both(SMOOTH)
+    args = (*PROBLEMS[name], jnp.asarray(0.7))
+    along = tuple(jnp.sin(1.0 + jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in args)
+    every = tuple(range(5))
+
+    def forward(f, *args):
+        return jax.jvp(jax.grad(f, every), args, along)[1]
+
+    def reverse(f, *args):
+        def directional(*args):
+            return sum(jnp.vdot(g, v) for g, v in zip(jax.grad(f, every)(*args), along, strict=True))
+
+        return jax.grad(directional, every)(*args)
+
+    expected = jax.jit(partial(forward, theirs))(*args)
+    for product in (forward, reverse):
+        got = jax.jit(partial(product, mine))(*args)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * float(jnp.max(jnp.abs(b))))
+
+
+@pytest.mark.parametrize("name", ["tall", "wide", "repeated"])
+def test_third_derivative_of_the_coefficients(name):
+    mine, theirs = both(SMOOTH)
+    X, y, weights, penalty = PROBLEMS[name]
+    V = jnp.cos(jnp.arange(X.size, dtype=X.dtype)).reshape(X.shape)
+
+    def third(f, lam):
+        line = lambda s: f(X + s * V, y, weights, penalty, lam + s)  # noqa: E731
+        return jax.jvp(jax.grad(jax.grad(line)), (0.0,), (1.0,))[1]
+
+    agree(partial(third, mine), partial(third, theirs), (jnp.asarray(0.7),), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["tall", "wide", "repeated", "zero"])
+def test_check_grads_of_coefficients_to_second_order(name):
+    """Against finite differences, forward and reverse, in X, y and λ."""
+    _, y, _, penalty = PROBLEMS[name]
+
+    def loss(X, y, lam):
+        fit = jxr.ridge(X, y, lam, penalty=penalty)
+        return jnp.sum(jnp.sin(fit.coef)) + jnp.sum(jnp.cos(fit.intercept)) + jnp.sum(fit.rss)
+
+    # Second differences of float64 keep about five digits.
+    check_grads(
+        jax.jit(loss), (PROBLEMS[name][0], y, jnp.asarray(0.7)), order=2, modes=("fwd", "rev"), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["tall", "wide"])
+def test_second_order_in_lam_and_y_and_mixed_once_in_X(name):
+    """dof, leverages, leave-one-out and logdet: every order in λ and y, mixed with the first in X."""
+    mine, theirs = both(ONCE)
+    X, y, weights, penalty = PROBLEMS[name]
+
+    def second(f, y, lam):
+        return jax.hessian(lambda y, lam: f(X, y, weights, penalty, lam), (0, 1))(y, lam)
+
+    agree(partial(second, mine), partial(second, theirs), (y, jnp.asarray(0.7)), rtol=1e-7)
+
+    def mixed(f, X, lam):
+        slope = jax.grad(lambda lam, X, w, p: f(X, y, w, p, lam))
+        return jax.grad(slope, argnums=(1, 2, 3))(lam, X, weights, penalty)
+
+    agree(partial(mixed, mine), partial(mixed, theirs), (X, jnp.asarray(0.7)), rtol=1e-7)
+
+    def curved(f, X, lam):
+        curvature = jax.grad(jax.grad(lambda lam, X: f(X, y, weights, penalty, lam)))
+        return jax.grad(curvature, argnums=1)(lam, X)
+
+    agree(partial(curved, mine), partial(curved, theirs), (X, jnp.asarray(0.7)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["tall", "wide", "repeated"])
+def test_exact_spectrum_has_second_derivatives_in_everything(name):
+    mine, theirs = both(EXACT, exact=True)
+    args = (*PROBLEMS[name], jnp.asarray(0.7))
+    along = tuple(jnp.sin(2.0 + jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in args)
+
+    def product(f, *args):
+        return jax.jvp(jax.grad(f, (0, 1, 2, 3, 4)), args, along)[1]
+
+    agree(partial(product, mine), partial(product, theirs), args, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("twice", [lambda f: jax.jacfwd(jax.grad(f)), lambda f: jax.jacrev(jax.grad(f))])
+def test_a_second_derivative_in_X_is_refused_not_wrong(name, twice):
+    X, y, weights, penalty = PROBLEMS["tall"]
+    mine, _ = both((name,))
+    with pytest.raises(ValueError, match=r"select\.exact"):
+        twice(lambda X: mine(X, y, weights, penalty, jnp.asarray(0.7)))(X)
+
+
+def test_dof_beside_coefficients_is_nan_in_second_order_and_does_not_disturb_them():
+    X, y, _, _ = PROBLEMS["tall"]
+    assert jnp.all(jnp.isnan(jax.hessian(lambda X: jxr.ridge(X, y, 1.0).dof)(X)))
+    assert jnp.all(jnp.isfinite(jax.hessian(lambda X: jnp.sum(jxr.ridge(X, y, 1.0).coef ** 2))(X)))
+
+
+def test_gradient_in_a_weight_of_zero():
+    """Excluded rows have a derivative too: that of letting them in a little."""
+    X, y, weights, penalty = PROBLEMS["tall"]
+    for names in (SMOOTH, ("dof", "one_minus_leverage")):
+        mine, theirs = both(names)
+        args = (X, y, weights.at[2].set(0.0), penalty, jnp.asarray(0.7))
+        agree(jax.grad(mine, (0, 2)), jax.grad(theirs, (0, 2)), args)
+
+
+def test_gradients_at_lam_zero():
+    """Full rank: the carrier holds at λ = 0, for tall problems and for minimum-norm solutions of wide ones."""
+    X, y, _, _ = PROBLEMS["tall"]
+    got = jax.grad(lambda X: jnp.sum(jnp.sin(jxr.ridge(X, y, 0.0).coef)))(X)
+    A = lambda X: X - jnp.mean(X, axis=0, keepdims=True)  # noqa: E731
+    want = jax.grad(lambda X: jnp.sum(jnp.sin(jnp.linalg.solve(A(X).T @ A(X), A(X).T @ y))))(X)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-10)
+    X, y, _, _ = PROBLEMS["wide"]
+    got = jax.grad(lambda X: jnp.sum(jnp.sin(jxr.ridge(X, y, 0.0, intercept=False).coef)))(X)
+    want = jax.grad(lambda X: jnp.sum(jnp.sin(X.T @ jnp.linalg.solve(X @ X.T, y))))(X)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-10)
+
+
+def mean_validation_loss(X, y, Xv, yv, lams):
+    def one(lam):
+        return jnp.mean((jxr.ridge(X, y, lam).predict(Xv) - yv) ** 2)
+
+    return jnp.mean(jax.vmap(one)(lams))
+
+
+def one_loss(X, y, Xv, yv, lam):
+    return mean_validation_loss(X, y, Xv, yv, lam[None])
+
+
+PROGRAMS = {
+    "value": mean_validation_loss,
+    "gradient in X": jax.grad(mean_validation_loss),
+    "vmap of the gradient in lam": jax.vmap(jax.grad(one_loss, 4), (None, None, None, None, 0)),
+    "jvp": lambda *args: jax.jvp(mean_validation_loss, args, args),
+    "vmap of the second derivative": jax.vmap(jax.grad(jax.grad(one_loss, 4), 4), (None, None, None, None, 0)),
+    "hessian-vector product": lambda X, *rest: jax.jvp(jax.grad(mean_validation_loss), (X, *rest), (X, *rest)),
+    "path": lambda X, y, Xv, yv, lams: jxr.ridge_path(X, y, lams).predict(Xv),
+    "leave-one-out": lambda X, y, Xv, yv, lams: jxr.ridge_cv(X, y, lams).scores,
+    "gradient of leave-one-out": jax.grad(lambda X, y, Xv, yv, lams: jnp.sum(jxr.ridge_cv(X, y, lams).scores)),
+}
+
+
+def inputs(shape):
+    X, y, _, _ = PROBLEMS[shape]
+    return X, y[:, 0], X[:3] + 1.0, y[:3, 0], LAMS
+
+
+@pytest.mark.parametrize("shape", ["tall", "wide"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_one_factorisation_in_the_compiled_program_and_no_callback(shape, program):
+    text = jax.jit(PROGRAMS[program]).lower(*inputs(shape)).compile().as_text()
+    targets = re.findall(r'custom_call_target="([^"]*)"', text)
+    assert sum("geqrf" in target for target in targets) == 1, targets
+    assert sum("gesdd" in target for target in targets) == 1, targets
+    assert not any(kind in target for target in targets for kind in ("callback", "getrf", "potrf", "syevd")), targets
+
+
+@pytest.mark.parametrize("platforms", [("cpu",), ("tpu",)])
+@pytest.mark.parametrize("program", ["value", "gradient in X"])
+def test_export(platforms, program):
+    exported = jax.export.export(jax.jit(PROGRAMS[program]), platforms=platforms)(*inputs("tall"))
+    assert "callback" not in exported.mlir_module()
+    if platforms == ("cpu",):
+        np.testing.assert_allclose(exported.call(*inputs("tall")), PROGRAMS[program](*inputs("tall")), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("shape", ["tall", "wide"])
+def test_a_bad_member_of_a_batch_leaves_the_others_alone(bad, shape):
+    """Values, codes and gradients, bit for bit, of a vmapped batch with one member that cannot be solved."""
+    X, y, _, _ = PROBLEMS[shape]
+    good = jnp.stack([X, X + 0.5, X * 2.0])
+    spoilt = good.at[1, 0, 0].set(bad)
+
+    def loss(X):
+        fit = jxr.ridge(X, y, 0.3)
+        return jnp.sum(fit.coef**2), fit.result
+
+    batch = jax.jit(jax.vmap(jax.value_and_grad(loss, has_aux=True)))
+    (value, result), gradient = batch(spoilt)
+    (value_good, _), gradient_good = batch(good)
+    for i in (0, 2):
+        np.testing.assert_array_equal(value[i], value_good[i])
+        np.testing.assert_array_equal(gradient[i], gradient_good[i])
+    assert jnp.isnan(value[1])
+    assert jnp.all(jnp.isnan(gradient[1]))
+    codes = result == jxr.RESULTS.nonfinite_input
+    np.testing.assert_array_equal(codes, [[False, False], [True, True], [False, False]])
+
+
+def test_a_bad_lam_of_a_grid_leaves_the_others_alone():
+    X, y, _, _ = PROBLEMS["tall"]
+    lams = jnp.array([0.1, -1.0, np.nan, 2.0])
+    value, gradient = jax.vmap(jax.value_and_grad(lambda lam: jnp.sum(jxr.ridge(X, y, lam).coef)))(lams)
+    np.testing.assert_array_equal(jnp.isnan(value), [False, True, True, False])
+    np.testing.assert_array_equal(jnp.isnan(gradient), [False, True, True, False])
+    clean = jax.vmap(jax.value_and_grad(lambda lam: jnp.sum(jxr.ridge(X, y, lam).coef)))(lams.at[1:3].set(1.0))
+    np.testing.assert_array_equal(value[jnp.array([0, 3])], clean[0][jnp.array([0, 3])])
+    result = jxr.ridge_path(X, y, lams).result
+    np.testing.assert_array_equal((result == jxr.RESULTS.invalid_lam)[:, 0], [False, True, True, False])
+
+
+def test_one_bad_target_leaves_the_others_alone():
+    X, y, _, _ = PROBLEMS["tall"]
+    fit, clean = jxr.ridge(X, y.at[0, 1].set(np.nan), 1.0), jxr.ridge(X, y, 1.0)
+    np.testing.assert_array_equal(fit.coef[:, 0], clean.coef[:, 0])
+    assert jnp.all(jnp.isnan(fit.coef[:, 1]))
+    np.testing.assert_array_equal(fit.result == jxr.RESULTS.nonfinite_input, [False, True])
+
+
+VERBS = {
+    "ridge": lambda X, y, lam: jxr.ridge(X, y, lam),
+    "ridge_path": lambda X, y, lam: jxr.ridge_path(X, y, lam * jnp.array([0.5, 1.0])).coef,
+    "ridge_cv": lambda X, y, lam: jxr.ridge_cv(X, y, lam * jnp.array([0.5, 1.0, 2.0]), refine=True).fit,
+    "kfold": lambda X, y, lam: jxr.ridge_cv(X, y, lam * jnp.array([0.5, 1.0]), rule=select.kfold(3)).scores,
+    "ridge_ball": lambda X, y, lam: jxr.ridge_ball(X, y, 0.3 * lam),
+    "ridge_fraction": lambda X, y, lam: jxr.ridge_fraction(X, y, lam / (1.0 + lam)),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_jit_is_eager_and_vmap_is_a_loop(verb):
+    X, y, _, _ = PROBLEMS["tall"]
+    batch = jnp.stack([X, X * 1.5 + 0.2])
+    f = VERBS[verb]
+    single = [f(x, y[:, 0], 0.7) for x in batch]
+    compiled = jax.jit(f)(batch[0], y[:, 0], 0.7)
+    together = jax.vmap(f, (0, None, None))(batch, y[:, 0], 0.7)
+    for i, one in enumerate(single):
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-10, atol=1e-12)
+    for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(single[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_vmap_over_lam_equals_the_path_and_shares_the_factor():
+    X, y, _, _ = PROBLEMS["tall"]
+    fits = jax.vmap(lambda lam: jxr.ridge(X, y, lam))(LAMS)
+    np.testing.assert_allclose(fits.coef, jxr.ridge_path(X, y, LAMS).coef, rtol=1e-12)
+
+
+def test_one_compilation_per_shape_whatever_the_lams():
+    X, y, _, _ = PROBLEMS["tall"]
+    jxr.ridge(X, y, 1.0), jxr.ridge_path(X, y, LAMS)
+    ridge_module = importlib.import_module("jaxridge.ridge")
+    before = ridge_module._ridge._cache_size(), ridge_module._ridge_path._cache_size()
+    for lam in (0.0, 3, 1e-8, np.float64(2.0), jnp.asarray(5.0), -1.0):
+        jxr.ridge(X, y, lam)
+        jxr.ridge_path(X, y, LAMS * float(lam))
+    assert (ridge_module._ridge._cache_size(), ridge_module._ridge_path._cache_size()) == before
+
+
+def central(f, x, direction, h=1e-5):
+    return (f(x + h * direction) - f(x - h * direction)) / (2 * h)
+
+
+@pytest.mark.parametrize("rule", [select.loo, select.gcv, select.kfold(3)], ids=["loo", "gcv", "kfold"])
+def test_the_selected_lam_is_differentiable(rule):
+    """d λ*/d(X, y) of the refined choice against central differences of the whole procedure."""
+    rng = np.random.default_rng(1)
+    X = jnp.asarray(rng.standard_normal((12, 3)))
+    y = X @ jnp.array([1.0, -1.0, 0.5]) + jnp.asarray(1.5 * rng.standard_normal(12))
+    lams = jnp.logspace(-2, 3, 11)
+
+    def chosen(X, y):
+        return jnp.log(jxr.ridge_cv(X, y, lams, rule=rule, refine=True).lam)
+
+    gX, gy = jax.jit(jax.grad(chosen, (0, 1)))(X, y)
+    for seed in (0, 1):
+        V, v = (jnp.asarray(np.random.default_rng(seed).standard_normal(a.shape)) for a in (X, y))
+        np.testing.assert_allclose(jnp.vdot(gX, V), central(lambda X: chosen(X, y), X, V), rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(jnp.vdot(gy, v), central(lambda y: chosen(X, y), y, v), rtol=1e-5, atol=1e-8)
+
+
+def test_second_derivative_of_the_selected_lam_in_y():
+    """λ* twice in y needs the third derivatives of the rule; treating any of them as constant shows here."""
+    rng = np.random.default_rng(1)
+    X = jnp.asarray(rng.standard_normal((12, 3)))
+    y = X @ jnp.array([1.0, -1.0, 0.5]) + jnp.asarray(1.5 * rng.standard_normal(12))
+    v = jnp.asarray(rng.standard_normal(12))
+
+    def slope(y):
+        choose = lambda y: jnp.log(jxr.ridge_cv(X, y, jnp.logspace(-2, 3, 11), refine=True).lam)  # noqa: E731
+        return jax.jvp(choose, (y,), (v,))[1]
+
+    slope = jax.jit(slope)
+    second = jax.jit(lambda y: jax.jvp(slope, (y,), (v,))[1])(y)
+    np.testing.assert_allclose(second, central(slope, y, v), rtol=1e-5)
+
+
+@pytest.mark.parametrize("verb", [jxr.ridge_ball, jxr.ridge_fraction])
+def test_constrained_forms_are_differentiable_in_data_and_radius(verb):
+    X, y, _, _ = PROBLEMS["tall"]
+
+    def loss(X, y, size):
+        return jnp.sum(jnp.sin(verb(X, y, size).coef))
+
+    check_grads(jax.jit(loss), (X, y, jnp.asarray(0.4)), order=1, modes=("fwd", "rev"), rtol=1e-6, atol=1e-6)
+    assert float(jnp.max(jnp.abs(jax.grad(loss)(X, y, jnp.asarray(0.4))))) > 1e-3
+
+
+def test_kfold_gradient_is_that_of_refits():
+    X, y, weights, penalty = PROBLEMS["tall"]
+    folds = np.array_split(np.arange(9), 3)
+
+    def refits(X, y, weights, penalty, lam):
+        total = 0.0
+        for test in folds:
+            train = np.setdiff1d(np.arange(9), test)
+            w = dense(X[train], y[train], weights[train], penalty, lam)["coef"]
+            e = y[test] - X[test] @ w[:-1] - w[-1:]
+            total += jnp.sum(weights[test][:, None] * e**2, axis=0) / jnp.sum(weights[test]) / 3
+        return jnp.sum(total)
+
+    def closed(X, y, weights, penalty, lam):
+        choice = jxr.ridge_cv(X, y, lam[None], rule=select.kfold(3), weights=weights, penalty=penalty)
+        return jnp.sum(choice.scores)
+
+    args = (X, y, weights, penalty, jnp.asarray(0.7))
+    agree(jax.value_and_grad(closed, (0, 1, 2, 3, 4)), jax.value_and_grad(refits, (0, 1, 2, 3, 4)), args)
+
+
+def test_float32_stays_float32():
+    X, y, _, _ = (a.astype(jnp.float32) for a in PROBLEMS["tall"])
+    choice = jxr.ridge_cv(X, y, jnp.logspace(-2, 2, 5, dtype=jnp.float32), rule=select.kfold(3), refine=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves(choice) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {X.dtype}
+    gradient = jax.grad(lambda X: jnp.sum(jxr.ridge_cv(X, y, jnp.ones(1, jnp.float32)).scores))(X)
+    assert gradient.dtype == jnp.float32
