@@ -82,6 +82,7 @@ def _assemble(
     floor = cutoff(s, (p, d))
     s = jnp.where(s > floor, s, jnp.where(jnp.isnan(s), s, 0.0))
     rank = jnp.sum(s > 0)
+    rows = p + q if form.root_weights is None else jnp.sum(form.root_weights > 0)
     U = jnp.concatenate([form.lift(U), form.free_basis()], axis=1)
     Tp = form.unit[:, None] * V
     T = jnp.concatenate(
@@ -97,7 +98,7 @@ def _assemble(
         if form.root_weights is not None:
             # As many positive weights as directions: nothing is left outside, and rounding must not say so.
             used = form.root_weights > 0
-            complete = jnp.sum(used) <= rank + q
+            complete = rows <= rank + q
             lev_perp = jnp.where(complete & used, 0.0, lev_perp)
             y_perp = jnp.where(complete, 0.0, y_perp)
     return Factor(
@@ -114,7 +115,7 @@ def _assemble(
         scale=form.scale,
         y_scale=form.y_scale,
         cutoff=floor,
-        full_rank=rank == r,
+        full_rank=rank >= jnp.minimum(r, rows - q),
         rank=rank,
         checks=form.checks,
     )

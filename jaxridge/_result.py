@@ -41,7 +41,10 @@ class RESULTS(eqx.Enumeration):
         "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
         "that it is symmetric and positive semidefinite, or add a multiple of the identity."
     )
-    overflow = "The answer is larger than this dtype can hold. Rescale the data, or use float64."
+    overflow = (
+        "The scales of X, y and lam lie so far apart that the answer or a step towards it leaves the range of "
+        "this dtype. Rescale the data, or use float64."
+    )
 
 
 def first_failure(*cases: tuple[Array, Any], shape: tuple[int, ...]) -> Any:

@@ -288,9 +288,11 @@ def standard_form(design: Design) -> StandardForm:
     # Rows of weight zero must not set the scale.
     used = jnp.ones((n, 1), bool) if root is None else (root > 0)[:, None] | ~jnp.isfinite(root)[:, None]
     column_size = jnp.max(jnp.where(used | ~jnp.isfinite(X), jnp.abs(X), 0.0), axis=0, initial=0.0)
-    free_size, y_size = jnp.max(jnp.abs(Z), axis=0), jnp.max(jnp.abs(y), axis=0)
+    free_size = jnp.max(jnp.abs(Z), axis=0)
+    y_size = jnp.max(jnp.where(used | ~jnp.isfinite(y), jnp.abs(y), 0.0), axis=0)
     column_exponent, free_unit = exponent(column_size), power_of_two(-exponent(free_size), dtype)
     y_scale = power_of_two(exponent(y_size), dtype)
+    row_exponent = jnp.zeros((), jnp.int32) if root is None else exponent(jnp.max(root))
     unit = power_of_two(-column_exponent, dtype)
     Z = Z * free_unit[None, :]
 
@@ -303,12 +305,17 @@ def standard_form(design: Design) -> StandardForm:
         # Means of the arrays as they came: a product of scaled ones would store those first.
         shift_X, shift_y = (matmul(share, X) * unit)[None, :], (matmul(share, y) / y_scale)[None, :]
     X, y = X * unit[None, :], y / y_scale[None, :]
+    undo = jnp.eye(q, dtype=dtype)
     if q:
-        X, y = X - Z[:, :1] * shift_X, y - Z[:, :1] * shift_y
+        shift_Z = matmul(share, Z)[None, :].at[0, 0].set(0.0)
+        undo = undo.at[0].add(-shift_Z[0])
+        X, y, Z = X - Z[:, :1] * shift_X, y - Z[:, :1] * shift_y, Z - Z[:, :1] * shift_Z
     if root is not None:
+        root = root * power_of_two(-row_exponent, dtype)
         X, Z, y = root[:, None] * X, root[:, None] * Z, root[:, None] * y
 
-    norms, triangle, reflectors = jnp.linalg.norm(Z, axis=0), jnp.zeros((q, q), dtype), []
+    norms = jnp.linalg.norm(Z, axis=0) + (jnp.abs(undo[0]) * jnp.linalg.norm(Z[:, 0]) if q else 0.0)
+    triangle, reflectors = jnp.zeros((q, q), dtype), []
     X_tops, y_tops = jnp.zeros((q, X.shape[1]), dtype), jnp.zeros((q, y.shape[1]), dtype)
     for i in range(q):
         v = _reflector(Z[:, 0])
@@ -327,34 +334,33 @@ def standard_form(design: Design) -> StandardForm:
         independent=jnp.all(diagonal > n * jnp.finfo(dtype).eps * norms),
     )
     to_coef = jax.scipy.linalg.solve_triangular(triangle, jnp.eye(q, dtype=dtype)) if q else triangle
+    to_coef = matmul(undo, to_coef)
     first = jnp.eye(q, 1, dtype=dtype)
     centre = (matmul(to_coef, X_tops) + first * shift_X) * power_of_two(column_exponent, dtype)[None, :]
 
-    # L = P^(−1/2) / 2^E, with 2^E at least the size of √ω X P^(−1/2): entries of X̂ are then about 1 or less,
-    # and a column 1e300 times smaller than the largest is the only thing that can be lost.
-    root_penalty, far = jnp.sqrt(penalty), _far(dtype)
+    # L = P^(−1/2) / 2^E, with 2^E the size of √ω X P^(−1/2): entries of X̂ are then about 1 or less. E stays well
+    # inside the range of the dtype, so that nothing that is multiplied by 2^E or 2^−E turns subnormal.
+    root_penalty, limit, far = jnp.sqrt(penalty), jnp.finfo(dtype).maxexp - 4, 3 * jnp.finfo(dtype).maxexp // 4
     penalty_exponent = exponent(root_penalty)
-    row_exponent = jnp.zeros((), jnp.int32) if root is None else exponent(jnp.max(root))
     magnitude = column_exponent - penalty_exponent + row_exponent
-    largest = jnp.max(jnp.where(column_size > 0, magnitude, -far), initial=-far)
-    largest = jnp.clip(jnp.where(largest == -far, 0, largest), -far, far)
+    largest = jnp.max(jnp.where(column_size > 0, magnitude, -4 * limit), initial=-4 * limit)
+    largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
     scale = power_of_two(-largest, dtype)
-    half = jnp.clip(magnitude - largest, -2 * far, 1) // 2
-    rest = jnp.clip(magnitude - largest, -2 * far, 1) - half
+    shrink = jnp.clip(magnitude - largest, -2 * limit, limit)
     mantissa = root_penalty * power_of_two(-penalty_exponent, dtype)
-    shrink = power_of_two(half, dtype) * power_of_two(rest, dtype) / mantissa
-    X = X * power_of_two(-row_exponent, dtype) * poison(shrink, checks.good())[None, :]
+    shrink = power_of_two(shrink // 2, dtype) * power_of_two(shrink - shrink // 2, dtype) / mantissa
+    X = X * poison(shrink, checks.good())[None, :]
     return StandardForm(
         X=X,
         y=jnp.where(checks.finite_y[None, :], y, jnp.nan),
-        root_weights=root,
+        root_weights=None if weights is None else jnp.sqrt(weights),
         reflectors=tuple(reflectors),
         free_y=jnp.where(checks.finite_y[None, :], y_tops + matmul(triangle, first) * shift_y, jnp.nan),
-        free_to_coef=free_unit[:, None] * to_coef,
+        free_to_coef=free_unit[:, None] * to_coef * power_of_two(-row_exponent, dtype),
         centre=free_unit[:, None] * centre,
         unit=scale / root_penalty,
         scale=scale,
-        y_scale=y_scale,
+        y_scale=y_scale * power_of_two(row_exponent, dtype),
         checks=checks,
     )
 
@@ -365,8 +371,3 @@ def _all_finite(*arrays: Array) -> Bool[Array, ""]:
     for array in arrays:
         finite &= jnp.all(jnp.isfinite(array))
     return finite
-
-
-def _far(dtype: jnp.dtype) -> int:
-    """The largest exponent that scaling uses; beyond it 2^e or 2^-e leaves the range of the dtype."""
-    return jnp.finfo(dtype).maxexp - 4

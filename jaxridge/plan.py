@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-MEMORY = 2**28  # bytes for intermediate arrays at a time; a larger block of λ gained nothing on the bench
+# Bytes for intermediate arrays at a time. Measured at 5000 rows × 100 targets × 100 λ on CPU: blocks of 64 MiB
+# take 1.7 s, of 256 MiB 1.9 s, all at once 2.4 s, one λ at a time 1.9 s.
+MEMORY = 2**26
 
 
 class Chunks(NamedTuple):

@@ -123,14 +123,16 @@ class Spectrum(eqx.Module):
         factor, checks = self.factor, self.factor.checks
         lam = jnp.atleast_1d(lam)
         finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(_coef_value(self, lam))), axis=0)
-        below = ~factor.full_rank & (lam * factor.scale * factor.scale < jnp.square(factor.cutoff))
+        scaled = lam * factor.scale * factor.scale
+        below = ~factor.full_rank & (scaled < jnp.square(factor.cutoff))
+        lost = ~finite | (jnp.isfinite(lam) & jnp.isinf(scaled))
         return first_failure(
             (~(checks.finite & checks.finite_y), RESULTS.nonfinite_input),
             (~checks.weights, RESULTS.invalid_weights),
             (~checks.penalty, RESULTS.invalid_penalty),
             (~checks.independent, RESULTS.dependent_unpenalized),
             (~(lam >= 0), RESULTS.invalid_lam),
-            (~finite, RESULTS.overflow),
+            (lost, RESULTS.overflow),
             (below & (lam == 0), RESULTS.rank_deficient),
             (below, RESULTS.unresolved),
             shape=(factor.z.shape[1],),

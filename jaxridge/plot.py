@@ -1,0 +1,300 @@
+"""Pictures of a ridge path: a function takes a record and a matplotlib Axes, draws, and returns the Axes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxridge.design import Design
+from jaxridge.ridge import Choice, Path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008), Color Universal Design, without their yellow, which is too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", ":")
+LABELLED = 10  # more names cannot be read beside one panel
+ABREAST = 4  # more targets cannot be read beside each other
+FONT, LEADER = 9.5, 16  # of names beside curves and the lines to them, in points
+LETTERS = 20  # of a long name
+STYLE = {
+    "axes.labelsize": 11,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 12,
+    "font.size": 10,
+    "legend.frameon": False,
+}
+
+
+def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: Any = None, target: int = 0) -> "Axes":
+    """Coefficients against λ on a log axis, the largest ones by name.
+
+    With ``standardize`` a coefficient is drawn times the standard deviation of its column, since units differ.
+
+    Args:
+        model: what `jaxridge.ridge_path` returned; λ = 0 has no place on a log axis and is left out.
+        ax: the matplotlib Axes to draw on; it is returned.
+        names: (d,) names of the columns; None numbers them.
+        lam: a chosen λ to mark with a vertical line, or None.
+        target: which column of y, where there are several.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> from jaxridge import plot
+    >>> from matplotlib.figure import Figure
+    >>> model = jxr.ridge_path(jnp.eye(3), jnp.arange(3.0), [0.1, 1.0, 10.0])
+    >>> ax = plot.path(model, Figure().subplots(), names=["a", "b", "c"], lam=1.0)
+    >>> [text.get_text() for text in ax.texts]
+    ['c', 'b', 'a']
+    """
+    order, lams = _log_axis(model.lams, target)
+    design, coef = model.spectrum.design, np.asarray(model.coef)
+    coef = coef[order] if coef.ndim == 2 else coef[order, :, target]
+    if design.terms.standardize:
+        coef = coef * column_sd(design)[None, :]
+    names = [f"column {j}" for j in range(coef.shape[1])] if names is None else names
+    size = np.max(np.nan_to_num(np.abs(coef)), axis=0)
+    ranked = np.argsort(-size, kind="stable").tolist()
+    for j in ranked[LABELLED:]:
+        ax.plot(lams, coef[:, j], color="0.82", linewidth=0.8, zorder=1)
+    labels = []
+    for i, j in enumerate(ranked[:LABELLED]):
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
+        ax.plot(lams, coef[:, j], color=colour, linestyle=style, linewidth=1.8, zorder=3)
+        labels.append((coef[0, j], str(names[j]), colour))
+    ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    _finish(ax, lam)
+    ax.set_ylabel("coefficient × column sd" if design.terms.standardize else "coefficient")
+    _name_starts(ax, lams, labels)
+    if len(ranked) > LABELLED:
+        note = f"the {LABELLED} largest of {len(ranked)} by name"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        place = {"transform": ax.transAxes, "ha": "right", "va": "top", "zorder": 5}
+        ax.text(1, 0.99, note, color="0.4", fontsize=FONT, bbox=box, **place)
+    return ax
+
+
+def scores(
+    choice: Choice, ax: "Axes", *, label: str = "score", target: int | None = None, root: bool = False, **line: Any
+) -> "Axes":
+    """A rule's score against λ on a log axis, with a dot at the least and a band of one standard error.
+
+    Args:
+        choice: what `jaxridge.ridge_cv` returned. ax: the matplotlib Axes to draw on; it is returned.
+        label: the name of the rule, for a legend.
+        target: which column of y; None is the mean over all of them, which has no band.
+        root: draw square roots, which for a mean of squared errors is an RMSE in the units of y.
+        line: anything that ``Axes.plot`` takes, such as ``color``.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> from jaxridge import plot
+    >>> from matplotlib.figure import Figure
+    >>> choice = jxr.ridge_cv(jnp.eye(3), jnp.arange(3.0), [0.1, 1.0, 10.0])
+    >>> plot.scores(choice, Figure().subplots(), root=True).get_ylabel()
+    'RMSE'
+    """
+    order, lams = _log_axis(choice.lams, target or 0)
+
+    def column(values: Any) -> np.ndarray:
+        values = np.asarray(values)[order]
+        return values if values.ndim == 1 else values.mean(axis=1) if target is None else values[:, target]
+
+    def shown(values: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum(values, 0)) if root else values
+
+    mean = column(choice.scores)
+    (curve,) = ax.plot(lams, shown(mean), **{"linewidth": 1.8, "label": label, "zorder": 3, **line})
+    if choice.spread is not None and (choice.spread.ndim == 1 or target is not None):
+        spread, colour = column(choice.spread), curve.get_color()
+        ax.fill_between(lams, shown(mean - spread), shown(mean + spread), color=colour, alpha=0.12, linewidth=0)
+    if not np.isnan(mean).all():
+        least = np.nanargmin(mean)
+        dot = {"color": curve.get_color(), "markersize": 6, "markeredgecolor": "white", "zorder": 4}
+        ax.plot(lams[least], shown(mean)[least], "o", **dot)
+    _finish(ax)
+    ax.set_ylabel("RMSE" if root else "score")
+    return ax
+
+
+def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: Any) -> "Axes":
+    """Effective degrees of freedom against λ on a log axis: from the rank down to the unpenalised columns.
+
+    Args: as for `path`; ``line`` is anything that ``Axes.plot`` takes.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> from jaxridge import plot
+    >>> from matplotlib.figure import Figure
+    >>> model = jxr.ridge_path(jnp.eye(3), jnp.arange(3.0), [0.1, 1.0, 10.0])
+    >>> plot.dof(model, Figure().subplots()).get_ylabel()
+    'effective dof'
+    """
+    order, lams = _log_axis(model.lams, target)
+    values = np.asarray(model.dof)[order]
+    values = values if values.ndim == 1 else values[:, target]
+    ax.plot(lams, values, **{"color": "0.25", "linewidth": 1.8, "zorder": 3, **line})
+    ax.set_ylim(0, 1.15 * np.nanmax(values, initial=1.0))
+    _finish(ax, lam)
+    if lam is not None and lams[0] <= lam <= lams[-1]:
+        at = float(np.interp(np.log(float(lam)), np.log(lams), values))
+        ax.plot(float(lam), at, "o", color="0.25", markersize=6, markeredgecolor="white", zorder=4)
+        ax.annotate(f"{at:.1f}", (float(lam), at), (6, 5), textcoords="offset points", color="0.25", fontsize=FONT)
+    ax.set_ylabel("effective dof")
+    return ax
+
+
+def figure(
+    model: Path,
+    choices: Mapping[str, Choice],
+    *,
+    names: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+) -> "Figure":
+    """Coefficients, scores and degrees of freedom above each other on one λ axis; a column for each target.
+
+    Args:
+        model: the whole path. choices: by the name of their rule; the λ of the first is marked. Their scores
+            are mean squared errors, and drawn as RMSE.
+        names: (d,) names of the columns of X. targets: (t,) those of y; the first four are drawn.
+
+    Raises ImportError without matplotlib.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> from jaxridge import plot
+    >>> X, y, lams = jnp.eye(5)[:, :2], jnp.arange(5.0), [0.1, 1.0, 10.0]
+    >>> choices = {"loo": jxr.ridge_cv(X, y, lams), "gcv": jxr.ridge_cv(X, y, lams, rule=jxr.select.gcv)}
+    >>> len(plot.figure(jxr.ridge_path(X, y, lams), choices, names=["a", "b"]).axes)
+    3
+    """
+    matplotlib = _matplotlib()
+    rule, chosen = next(iter(choices.items()))
+    count = 1 if model.coef.ndim == 2 else model.coef.shape[2]
+    targets = [f"target {j}" for j in range(count)] if targets is None else targets
+    across = min(count, ABREAST)
+    with matplotlib.rc_context(STYLE):
+        size = (8.0 if across == 1 else 5.4 * across, 9.0)
+        picture = matplotlib.figure.Figure(figsize=size, dpi=160, layout="constrained")
+        panels = picture.subplots(3, across, sharex="col", squeeze=False, height_ratios=[5, 3, 2])
+        for j, (top, middle, bottom) in enumerate(panels.T):
+            lam = float(np.broadcast_to(np.asarray(chosen.lam), (count,))[j])
+            path(model, top, names=names, lam=lam, target=j)
+            of = "" if count == 1 else f"{targets[j]}: "
+            top.set_title(f"{of}λ = {lam:.4g} by {rule}")
+            for i, (name, choice) in enumerate(choices.items()):
+                single = choice.scores.ndim == 1
+                line = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
+                # Bands of several rules would cover each other.
+                shown = choice if i == 0 else dataclasses.replace(choice, spread=None)
+                scores(shown, middle, label=name, target=None if single else j, root=True, **line)
+            _finish(middle, lam)
+            middle.legend(loc="best")
+            dof(model, bottom, lam=lam, target=j)
+            for panel in (top, middle):
+                panel.set_xlabel("")
+        if count > across:
+            picture.suptitle(f"the first {across} of {count} targets")
+        picture.align_ylabels()
+    return picture
+
+
+def formats() -> list[str]:
+    """The endings of file names that a figure can be saved under; ImportError without matplotlib."""
+    return [f".{kind}" for kind in _matplotlib().figure.Figure().canvas.get_supported_filetypes()]
+
+
+def column_sd(design: Design) -> np.ndarray:
+    """Weighted standard deviation of each column of X, in the order of the user's columns (d,)."""
+    X, Z, free = np.asarray(design.X), np.asarray(design.Z), list(design.terms.unpenalized)
+    columns = np.empty((X.shape[0], X.shape[1] + len(free)), X.dtype)
+    columns[:, free] = Z[:, Z.shape[1] - len(free) :]
+    columns[:, np.setdiff1d(np.arange(columns.shape[1]), free)] = X
+    weights = None if design.weights is None else np.asarray(design.weights)
+    unit = np.max(np.abs(columns), axis=0, initial=np.finfo(X.dtype).tiny)
+    columns = columns / unit[None, :]
+    mean = np.average(columns, axis=0, weights=weights)
+    return unit * np.sqrt(np.average(np.square(columns - mean[None, :]), axis=0, weights=weights))
+
+
+def _matplotlib() -> Any:
+    """The package, imported when a figure is made and not before."""
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError:
+        raise ImportError('Pictures need matplotlib: pip install "jaxridge[plot]".') from None
+    return matplotlib
+
+
+def _log_axis(lams: Any, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the positive λ stand in the grid, smallest first, and what they are."""
+    lams = np.asarray(lams)
+    lams = lams if lams.ndim == 1 else lams[:, target]
+    order = np.argsort(lams, kind="stable")
+    order = order[(lams[order] > 0) & np.isfinite(lams[order])]
+    if len(order) == 0:
+        raise ValueError("lams holds no positive number, and the axis of λ is logarithmic; pass at least one.")
+    return order, lams[order]
+
+
+def _finish(ax: "Axes", lam: Any = None) -> None:
+    """What all panels share: the log axis, light horizontal lines, the chosen λ."""
+    ax.set_xscale("log")
+    ax.set_xlabel("λ (log scale)")
+    ax.grid(axis="y", color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    if lam is not None and lam > 0:
+        ax.axvline(float(lam), color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
+
+
+def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, str]]) -> None:
+    """A name to the left of the start of each curve, moved apart where names would overlap."""
+    labels = sorted((label for label in labels if np.isfinite(label[0])), key=lambda label: label[0])
+    if not labels:
+        return
+    inches = ax.bbox.transformed(ax.figure.dpi_scale_trans.inverted())
+    # Room for the longest name: 0.6 em a letter, and the leader.
+    letters = min(max(len(name) for _, name, _ in labels), LETTERS)
+    room = min((0.6 * FONT * letters + LEADER + 6) / (72 * inches.width), 0.5)
+    low, high = np.log(lams[0]), np.log(lams[-1])
+    span = max(high - low, 1.0) / (1 - room)
+    ax.set_xlim(np.exp(high + 0.02 * span - span), np.exp(high + 0.02 * span))
+    bottom, top = ax.get_ylim()
+    gap = 1.2 * FONT / (72 * inches.height) * (top - bottom)
+    places = _apart([y for y, _, _ in labels], gap)
+    ax.set_ylim(min(bottom, places[0] - gap), max(top, places[-1] + gap))
+    line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (1, 0.5)}
+    for (y, name, colour), place in reversed(list(zip(labels, places, strict=True))):
+        name = name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+        ax.annotate(
+            name.replace("$", r"\$"),
+            (lams[0], y),
+            (-LEADER, place),
+            textcoords=("offset points", "data"),
+            ha="right",
+            va="center",
+            color=colour,
+            fontsize=FONT,
+            arrowprops={**line, "color": colour},
+        )
+
+
+def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """The places nearest to ``wanted`` (ascending) in the sense of least squares that are a gap apart.
+
+    With pᵢ = qᵢ + i·gap the condition is that q ascends: isotonic regression of wantedᵢ − i·gap, by pooling
+    adjacent violators. Ayer, Brunk, Ewing, Reid and Silverman (1955), Ann. Math. Statist. 26, 641.
+
+    >>> _apart([0.0, 0.0, 5.0], 1.0)
+    [-0.5, 0.5, 5.0]
+    """
+    pools: list[tuple[float, int]] = []
+    for i, y in enumerate(wanted):
+        mean, count = y - i * gap, 1
+        while pools and pools[-1][0] > mean:
+            before, size = pools.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    flat = [mean for mean, count in pools for _ in range(count)]
+    return [q + i * gap for i, q in enumerate(flat)]

@@ -1,0 +1,139 @@
+"""The census: every nasty input in worker processes, with a watchdog on each.
+
+``python tests/test_census.py`` prints the figures that the test asserts, and those of other methods beside them.
+"""
+
+import multiprocessing
+import time
+from collections import Counter
+from multiprocessing.connection import wait
+
+import census
+import pytest
+
+WORKERS = 2
+LIMIT = 20.0  # seconds for one input
+WARM_UP = 120.0  # and for the first of a group, which compiles
+
+
+def work(connection, dtype, tasks):
+    """In a process of its own: announce each task, then send its verdict."""
+    import conftest  # noqa: F401  (the strictness of the tests)
+
+    for index, which, method in tasks:
+        connection.send((index, which, method))
+        connection.send(census.judge(dtype, index, which, method))
+    connection.close()
+
+
+def shares(dtype):
+    """Tasks for each worker: whole groups, so that each is compiled once, the largest first."""
+    groups = {}
+    for index, data in enumerate(census.datasets(dtype)):
+        tasks = [(index, k, m) for k in range(len(data.lams)) for m in census.METHODS if census.applies(m, data)]
+        groups.setdefault(data.group, []).extend(tasks)
+    bins = [[] for _ in range(WORKERS)]
+    for tasks in sorted(groups.values(), key=len, reverse=True):
+        min(bins, key=len).extend(tasks)
+    return bins
+
+
+class Worker:
+    """One process, its remaining tasks, and the time by which it must say something."""
+
+    def __init__(self, dtype, tasks):
+        context = multiprocessing.get_context("spawn")
+        self.dtype, self.tasks, self.current = dtype, list(tasks), None
+        self.connection, child = context.Pipe(duplex=False)
+        self.process = context.Process(target=work, args=(child, dtype, self.tasks), daemon=True)
+        self.process.start()
+        child.close()
+        self.warm = set()
+        self.deadline = time.monotonic() + WARM_UP
+
+    def announce(self, task):
+        self.current = task
+        group = (census.datasets(self.dtype)[task[0]].group, task[2])
+        self.deadline = time.monotonic() + (LIMIT if group in self.warm else WARM_UP)
+        self.warm.add(group)
+
+    def finish(self):
+        self.tasks.remove(self.current)
+        self.current = None
+
+    def replaced(self):
+        """A new worker for what is left, without the task that went wrong."""
+        self.process.kill()
+        self.process.join()
+        self.tasks.remove(self.current)
+        return Worker(self.dtype, self.tasks) if self.tasks else None
+
+
+def run(dtype):
+    """{(data set, λ, method): verdict} of everything."""
+    verdicts, workers = {}, [Worker(dtype, tasks) for tasks in shares(dtype)]
+    while workers:
+        wait([worker.connection for worker in workers], timeout=1.0)
+        following = []
+        for worker in workers:
+            lost = None
+            try:
+                while worker and worker.connection.poll():
+                    message = worker.connection.recv()
+                    if isinstance(message, tuple):
+                        worker.announce(message)
+                    else:
+                        verdicts[worker.current] = message
+                        worker.finish()
+            except EOFError:
+                lost = "the process died"
+            if lost is None and time.monotonic() > worker.deadline:
+                lost = f"no answer after {LIMIT:.0f} s"
+            if lost is None:
+                following.append(worker)
+            elif worker.current is not None:
+                verdicts[worker.current] = census.Verdict("hang", lost)
+                following += [other for other in [worker.replaced()] if other]
+            elif worker.tasks:
+                raise RuntimeError(f"a worker ended before its tasks: {worker.process.exitcode}")
+            else:
+                worker.process.join()
+        workers = following
+    return verdicts
+
+
+def figures(dtype, verdicts):
+    """The sentences to quote."""
+    lines = []
+    for method in census.METHODS:
+        count = Counter(verdict.kind for (_, _, m), verdict in verdicts.items() if m == method)
+        lines.append(
+            f"{dtype} {method}: {count.total()} inputs tried, {count['wrong']} silently wrong, {count['hang']} hangs, "
+            f"{count['solved']} solved, {count['flagged']} flagged, {count['needless']} flagged though well conditioned"
+        )
+    return "\n".join(lines)
+
+
+def failures(dtype, verdicts):
+    """What jaxridge did not solve or flag, one line each."""
+    return [
+        f"{verdict.kind}: {census.datasets(dtype)[index].name}, lam {census.datasets(dtype)[index].lams[k]}: "
+        f"{verdict.detail}"
+        for (index, k, method), verdict in sorted(verdicts.items())
+        if method == "jaxridge" and verdict.kind not in ("solved", "flagged")
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_nothing_is_silently_wrong(dtype):
+    """At least 200 inputs: each solved to its condition or flagged, no hang, none flagged without need."""
+    verdicts = run(dtype)
+    print(figures(dtype, verdicts))
+    assert len({(index, k) for index, k, _ in verdicts}) >= 200
+    assert failures(dtype, verdicts) == []
+
+
+if __name__ == "__main__":
+    for dtype in ("float64", "float32"):
+        start, verdicts = time.monotonic(), run(dtype)
+        print(figures(dtype, verdicts), f"({time.monotonic() - start:.0f} s)", *failures(dtype, verdicts), sep="\n")
