@@ -23,7 +23,7 @@ from jaxridge.design import make_design
 from jaxridge.plan import MEMORY
 from jaxridge.ridge import Choice, _fit
 from jaxridge.ridge import Path as RidgePath
-from jaxridge.spectrum import from_design
+from jaxridge.spectrum import Spectrum, from_design
 
 try:
     import rich.box
@@ -37,6 +37,7 @@ except ModuleNotFoundError as error:
     print(f'error: The command line needs {error.name}: pip install "jaxridge[cli]".', file=sys.stderr)
     raise SystemExit(2) from None
 
+LOO = "leave-one-out"
 ROWS, COEFFICIENTS, TARGETS = 17, 30, 8  # lines and columns of tables without --full
 MOST = 10_000  # more λ are taken for a mistake
 
@@ -76,36 +77,36 @@ class Problem(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """Every model of a grid, and the λ that each rule takes by its name; the first rule is the one followed."""
+    """Every model of a grid, and the λ that each rule takes, by its name; one rule is followed."""
 
     path: RidgePath
     choices: dict[str, Choice]
+    rule: str
 
     @property
     def chosen(self) -> Choice:
         """The choice of the rule that is followed."""
-        return next(iter(self.choices.values()))
-
-    @property
-    def rule(self) -> str:
-        """The name of that rule."""
-        return next(iter(self.choices))
+        return self.choices[self.rule]
 
 
 @eqx.filter_jit
-def evaluate(
-    X: Any, y: Any, weights: Any, lams: Any, rules: Sequence[Any], per_target: bool, **terms: bool
-) -> tuple[RidgePath, list[Choice]]:
-    """What table, picture and file need, from one factorisation in one compiled program."""
+def factorise(X: Any, y: Any, weights: Any, **terms: bool) -> tuple[Spectrum, Any]:
+    """The one factorisation, and the grid of λ that it resolves."""
     spectrum = from_design(make_design(X, y, weights=weights, **terms))
-    lams = select.grid(spectrum) if lams is None else lams
+    return spectrum, select.grid(spectrum)
+
+
+@eqx.filter_jit
+def evaluate(spectrum: Spectrum, lams: Any, rules: Sequence[Any], per_target: bool) -> tuple[RidgePath, list[Choice]]:
+    """What table, picture and file need: the model at every λ, and what each rule makes of them."""
     fits = jax.vmap(partial(_fit, spectrum))(lams)
 
     def choice(rule: Any) -> Choice:
         scores, spread = select.evaluate(select.bind(rule, spectrum), spectrum, lams, MEMORY)
         index, lam = select.choose(select.lowest, lams, scores, spread, per_target)
         at_edge = (lam <= jnp.min(lams)) | (lam >= jnp.max(lams))
-        return Choice(lam, lams, scores, spread, index, at_edge, _fit(spectrum, lam))
+        fit = _fit(spectrum, lam) if per_target else jax.tree.map(lambda x: x[index], fits)
+        return Choice(lam, lams, scores, spread, index, at_edge, fit)
 
     path = RidgePath(lams, fits.coef, fits.intercept, fits.dof, fits.rss, fits.result, spectrum.without_rows())
     return path, [choice(rule) for rule in rules]
@@ -184,17 +185,25 @@ def sweep(
         check_outputs(data, plot_path, out, grid)
         table = _table.diabetes() if data is None else _table.load(data)
         problem = assign(table, target or [], weights, drop or [], dtype)
-        rules = rules_for(rule, folds, seed, len(problem.X))
-        arrays = (problem.X, problem.y, problem.weights, grid)
+        if rule is Rule.kfold and folds > len(problem.X):
+            raise BadInput(f"--folds {folds} is more than the {len(problem.X)} rows of the data.")
+        names = {Rule.loo: LOO, Rule.gcv: "GCV", Rule.kfold: f"{folds}-fold"}
+        rules = {LOO: select.loo, "GCV": select.gcv}
+        if rule is Rule.kfold:
+            key = None if seed is None else jax.random.key(seed)
+            rules[names[rule]] = select.kfold(folds, key=key)
         terms = {"standardize": standardize, "intercept": intercept}
-        path, choices = evaluate(*arrays, list(rules.values()), per_target, **terms)
-        found = Sweep(path, dict(zip(rules, choices, strict=True)))
+        spectrum, resolved = factorise(problem.X, problem.y, problem.weights, **terms)
+        path, choices = evaluate(spectrum, resolved if grid is None else grid, list(rules.values()), per_target)
+        found = Sweep(path, dict(zip(rules, choices, strict=True)), names[rule])
         check_usable(found, problem)
         show(found, problem, full)
         say("note", [*table.notes, *notes_on(problem, rule, folds, seed)])
         say("warning", warnings_on(found, problem, grid is None))
         if plot_path:
-            picture = plot.figure(*found, names=problem.features, targets=problem.targets)
+            picture = plot.figure(
+                found.path, found.choices, found.rule, names=problem.features, targets=problem.targets
+            )
             with _table.replacing(plot_path) as temporary:
                 picture.savefig(temporary)
         if out:
@@ -349,17 +358,6 @@ def assign(table: _table.Table, targets: list[str], weights: str | None, drop: l
     return Problem(X, y, w, features, targets, _table.booleans(table, used), table.source)
 
 
-def rules_for(rule: Rule, folds: int, seed: int | None, rows: int) -> dict[str, Any]:
-    """The rules to evaluate, by the names that are printed; the first is followed."""
-    if rule is Rule.kfold and folds > rows:
-        raise BadInput(f"--folds {folds} is more than the {rows} rows of the data.")
-    key = None if seed is None else jax.random.key(seed)
-    named = {Rule.loo: ("leave-one-out", select.loo), Rule.gcv: ("GCV", select.gcv)}
-    if rule is Rule.kfold:
-        named = {Rule.kfold: (f"{folds}-fold", select.kfold(folds, key=key)), **named}
-    return dict([named.pop(rule), *named.values()])
-
-
 def check_usable(found: Sweep, problem: Problem) -> None:
     """Refuse a sweep without any answer: what was computed is not finite, or lost its scale."""
     path, chosen, dtype = found.path, found.chosen, problem.X.dtype
@@ -478,11 +476,11 @@ def show_grid(console: rich.console.Console, found: Sweep, problem: Problem, ful
 def marks_of(found: Sweep, problem: Problem) -> dict[int, str]:
     """What to write beside the rows that a rule takes, by their place in the grid."""
     marks: dict[int, list[str]] = {}
-    for place, (name, choice) in enumerate(found.choices.items()):
-        index = np.asarray(choice.index)
-        if index.ndim == 0 or len(problem.targets) == 1:
-            marks.setdefault(int(index.item()), []).append(f"λ* by {name}" if place == 0 else f"least {name}")
-        elif place == 0:
+    for name in sorted(found.choices, key=lambda name: name != found.rule):
+        index = np.asarray(found.choices[name].index)
+        if index.size == 1:
+            marks.setdefault(int(index.item()), []).append(f"{'λ* by' if name == found.rule else 'least'} {name}")
+        elif name == found.rule:
             for i in np.unique(index).tolist():
                 marks[i] = [f"λ* of {listed([problem.targets[j] for j in np.flatnonzero(index == i)])}"]
     return {i: f"← {', '.join(parts)}" for i, parts in marks.items()}
@@ -493,16 +491,16 @@ def show_choice(console: rich.console.Console, found: Sweep, problem: Problem, f
     chosen, t = found.chosen, len(problem.targets)
     lam, dof = (np.broadcast_to(np.asarray(x), (t,)) for x in (chosen.lam, chosen.fit.dof))
     index = np.broadcast_to(np.asarray(chosen.index), (t,))
-    error = np.asarray(found.choices["leave-one-out"].scores)[index, np.arange(t)]
+    error = np.asarray(found.choices[LOO].scores)[index, np.arange(t)]
     mean = np.average(problem.y, axis=0, weights=problem.weights)
     explained = 1 - error / np.average(np.square(problem.y - mean), axis=0, weights=problem.weights)
     if len(set(lam.tolist())) == 1:
         console.print(
             f"λ* = {lam[0]:.6g} by {found.rule}: {dof[0]:.2f} effective degrees of freedom, "
-            f"leave-one-out RMSE {short(np.sqrt(error.mean()))}" + (f", R² {ratio(explained[0])}" if t == 1 else "")
+            f"{LOO} RMSE {short(np.sqrt(error.mean()))}" + (f", R² {ratio(explained[0])}" if t == 1 else "")
         )
     if t > 1:
-        grid = new_grid("target", "λ*", "dof", "leave-one-out\nRMSE", "R²")
+        grid = new_grid("target", "λ*", "dof", f"{LOO}\nRMSE", "R²")
         for j in range(t if full else min(t, COEFFICIENTS)):
             numbers = (f"{lam[j]:.6g}", f"{dof[j]:.2f}", short(np.sqrt(error[j])), ratio(explained[j]))
             grid.add_row(problem.targets[j], *numbers)

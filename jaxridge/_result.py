@@ -25,8 +25,8 @@ class RESULTS(eqx.Enumeration):
         "the one of minimum norm. Use lam > 0 for a solution that depends smoothly on the data."
     )
     unresolved = (
-        "lam is too small for this dtype: it lies below what rounding adds to the squared singular "
-        "values. The directions below the rounding cut-off were left out. Use a larger lam, or float64."
+        "lam is too small for this dtype: what rounding does to X may change the coefficients by a twentieth or "
+        "more. Use a larger lam, or float64."
     )
     nonfinite_input = "X, y, weights or penalty hold NaN or infinity. Remove or impute those entries."
     invalid_lam = "lam is negative or NaN. Use lam >= 0."

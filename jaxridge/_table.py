@@ -138,7 +138,7 @@ def _read(path: Path, what: str, readers: dict[str, Callable[[Path], Any]]) -> A
 
 
 def _read_csv(path: Path) -> Table:
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = re.sub(r'"[^"]*"', "", file.readline())
     # Types come from the first block alone, so the file has to be one; a single thread can count rows in errors.
     block = min(path.stat().st_size + 1, 2**31 - 1)
@@ -147,6 +147,8 @@ def _read_csv(path: Path) -> Table:
         read_options=arrow_csv.ReadOptions(block_size=block, use_threads=False),
         parse_options=arrow_csv.ParseOptions(delimiter=next((mark for mark in ",;\t" if mark in header), ",")),
     )
+    if any(pa.types.is_binary(of) for of in table.schema.types):
+        raise BadInput(f"{path} is not UTF-8 text; save it in that encoding.")
     return _named(path, table)
 
 
@@ -205,10 +207,10 @@ def _read_npz(path: Path) -> Table:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    file = np.load(path, allow_pickle=False)
-    if isinstance(file, np.ndarray):
-        raise BadInput(f"{path} holds one bare array; save named ones with numpy.savez.")
-    with file:
+    with path.open("rb") as stream:
+        file = np.load(stream, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise BadInput(f"{path} holds one bare array; save named ones with numpy.savez.")
         return {name: file[name] for name in file.files}
 
 

@@ -338,18 +338,23 @@ def standard_form(design: Design) -> StandardForm:
     first = jnp.eye(q, 1, dtype=dtype)
     centre = (matmul(to_coef, X_tops) + first * shift_X) * power_of_two(column_exponent, dtype)[None, :]
 
+    # What is left of a column that the unpenalised ones span is rounding, less than an ulp of it, and must not
+    # pass for data: a constant column has the coefficient 0.
+    rest = jnp.max(jnp.abs(X), axis=0, initial=0.0)
+    rest = jnp.where(rest > jnp.finfo(dtype).eps, rest, 0.0)
+
     # L = P^(−1/2) / 2^E, with 2^E the size of √ω X P^(−1/2): entries of X̂ are then about 1 or less. E stays well
     # inside the range of the dtype, so that nothing that is multiplied by 2^E or 2^−E turns subnormal.
     root_penalty, limit, far = jnp.sqrt(penalty), jnp.finfo(dtype).maxexp - 4, 3 * jnp.finfo(dtype).maxexp // 4
     penalty_exponent = exponent(root_penalty)
     magnitude = column_exponent - penalty_exponent + row_exponent
-    largest = jnp.max(jnp.where(column_size > 0, magnitude, -4 * limit), initial=-4 * limit)
+    largest = jnp.max(jnp.where(rest > 0, magnitude + exponent(rest), -4 * limit), initial=-4 * limit)
     largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
     scale = power_of_two(-largest, dtype)
     shrink = jnp.clip(magnitude - largest, -2 * limit, limit)
     mantissa = root_penalty * power_of_two(-penalty_exponent, dtype)
     shrink = power_of_two(shrink // 2, dtype) * power_of_two(shrink - shrink // 2, dtype) / mantissa
-    X = X * poison(shrink, checks.good())[None, :]
+    X = X * poison(jnp.where(rest > 0, shrink, 0.0), checks.good())[None, :]
     return StandardForm(
         X=X,
         y=jnp.where(checks.finite_y[None, :], y, jnp.nan),

@@ -148,6 +148,7 @@ def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: An
 def figure(
     model: Path,
     choices: Mapping[str, Choice],
+    rule: str,
     *,
     names: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
@@ -155,8 +156,8 @@ def figure(
     """Coefficients, scores and degrees of freedom above each other on one λ axis; a column for each target.
 
     Args:
-        model: the whole path. choices: by the name of their rule; the λ of the first is marked. Their scores
-            are mean squared errors, and drawn as RMSE.
+        model: the whole path. choices: by the name of their rule, with scores that are mean squared errors; they
+            are drawn as RMSE. rule: the name of the choice that was followed, whose λ is marked.
         names: (d,) names of the columns of X. targets: (t,) those of y; the first four are drawn.
 
     Raises ImportError without matplotlib.
@@ -165,11 +166,11 @@ def figure(
     >>> from jaxridge import plot
     >>> X, y, lams = jnp.eye(5)[:, :2], jnp.arange(5.0), [0.1, 1.0, 10.0]
     >>> choices = {"loo": jxr.ridge_cv(X, y, lams), "gcv": jxr.ridge_cv(X, y, lams, rule=jxr.select.gcv)}
-    >>> len(plot.figure(jxr.ridge_path(X, y, lams), choices, names=["a", "b"]).axes)
+    >>> len(plot.figure(jxr.ridge_path(X, y, lams), choices, "gcv", names=["a", "b"]).axes)
     3
     """
     matplotlib = _matplotlib()
-    rule, chosen = next(iter(choices.items()))
+    chosen = choices[rule]
     count = 1 if model.coef.ndim == 2 else model.coef.shape[2]
     targets = [f"target {j}" for j in range(count)] if targets is None else targets
     across = min(count, ABREAST)
@@ -186,7 +187,7 @@ def figure(
                 single = choice.scores.ndim == 1
                 line = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
                 # Bands of several rules would cover each other.
-                shown = choice if i == 0 else dataclasses.replace(choice, spread=None)
+                shown = choice if name == rule else dataclasses.replace(choice, spread=None)
                 scores(shown, middle, label=name, target=None if single else j, root=True, **line)
             _finish(middle, lam)
             middle.legend(loc="best")

@@ -45,7 +45,7 @@ class Fit(eqx.Module):
 
     def predict(self, X: Any) -> Float[Array, "n *t"]:
         """Predictions (n,) or (n, t) for new rows (n, d)."""
-        return _predict(X, self.coef) + self.intercept
+        return _predict(X, self.coef, self.intercept)
 
 
 class Path(eqx.Module):
@@ -76,7 +76,7 @@ class Path(eqx.Module):
 
     def predict(self, X: Any) -> Float[Array, "k n *t"]:
         """Predictions at every λ: (k, n) or (k, n, t)."""
-        return jax.vmap(_predict, in_axes=(None, 0))(X, self.coef) + self.intercept[:, None]
+        return jax.vmap(_predict, in_axes=(None, 0, 0))(as_floats("X", X, (2,)), self.coef, self.intercept)
 
 
 class Choice(eqx.Module):
@@ -245,12 +245,13 @@ def _as_lams(lams: Any, y: Array) -> Array | None:
     return lams
 
 
-def _predict(X: Any, coef: Array) -> Array:
+def _predict(X: Any, coef: Array, intercept: Array) -> Array:
     X = as_floats("X", X, (2,))
     if X.shape[1] != coef.shape[0]:
         raise ValueError(f"X has {X.shape[1]} columns and the model was fitted on {coef.shape[0]}; pass the same ones.")
     dtype = jnp.result_type(X, coef)
-    return matmul(X.astype(dtype), coef.astype(dtype))
+    product = matmul(X.astype(dtype), coef.astype(dtype))
+    return product + jnp.broadcast_to(intercept.astype(dtype), product.shape)
 
 
 def _squeeze(terms: Terms, x: Any) -> Any:

@@ -13,6 +13,7 @@ The factor is frozen (it carries no derivative), the problem is live. Everything
 the value of the formula above and the derivative of the live problem.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -26,7 +27,7 @@ from jaxridge._implicit import attach
 from jaxridge._kernel import from_kernel
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, first_failure
-from jaxridge._types import Array, Float, Lam
+from jaxridge._types import Array, Bool, Float, Lam
 from jaxridge.design import Beyond, Design, make_design, standard_form
 
 __all__ = ["Spectrum", "from_cholesky", "from_design", "from_gram", "from_kernel", "from_triangle"]
@@ -123,18 +124,17 @@ class Spectrum(eqx.Module):
         factor, checks = self.factor, self.factor.checks
         lam = jnp.atleast_1d(lam)
         finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(_coef_value(self, lam))), axis=0)
-        scaled = lam * factor.scale * factor.scale
-        below = ~factor.full_rank & (scaled < jnp.square(factor.cutoff))
-        lost = ~finite | (jnp.isfinite(lam) & jnp.isinf(scaled))
+        singular = ~factor.full_rank & (lam == 0)
+        lost = _is_lost(jax.lax.stop_gradient(self), jax.lax.stop_gradient(lam))
         return first_failure(
             (~(checks.finite & checks.finite_y), RESULTS.nonfinite_input),
             (~checks.weights, RESULTS.invalid_weights),
             (~checks.penalty, RESULTS.invalid_penalty),
             (~checks.independent, RESULTS.dependent_unpenalized),
             (~(lam >= 0), RESULTS.invalid_lam),
-            (lost, RESULTS.overflow),
-            (below & (lam == 0), RESULTS.rank_deficient),
-            (below, RESULTS.unresolved),
+            (~finite, RESULTS.overflow),
+            (singular, RESULTS.rank_deficient),
+            (lost, RESULTS.unresolved),
             shape=(factor.z.shape[1],),
         )
 
@@ -182,10 +182,44 @@ def _live_solution(spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
 
 
 def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
+    """Penalised coefficients, then what they leave to the unpenalised ones.
+
+    A λ' beyond the range of the dtype swamps s², and dividing by λ and twice by the scale does without it: λ = 1e300
+    on data of size 1e-150 still gives Xᵀy/λ instead of 0.
+    """
     factor = spectrum.factor
-    s = factor.s[:, None]
-    scaled = safe_divide(s * factor.z, jnp.square(s) + _frozen_damping(spectrum, lam))
-    return matmul(factor.T, scaled) * factor.y_scale[None, :]
+    d, q = spectrum.design.X.shape[1], spectrum.design.Z.shape[1]
+    r = factor.s.shape[0] - q
+    s, z, checked = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
+    damping = checked * factor.scale * factor.scale
+    y_scale = jnp.broadcast_to(factor.y_scale[None, :], (1, z.shape[1]))
+    far = (damping > 0.25 * jnp.finfo(s.dtype).max) & jnp.isfinite(checked)
+    w = matmul(factor.T[:d, :r], safe_divide(s * z, jnp.where(far, 1.0, jnp.square(s) + damping)))
+    w = jnp.where(far, (w / factor.scale) * (y_scale / checked / factor.scale), w * y_scale)
+    free = matmul(factor.T[d:, r:], factor.z[r:]) * factor.y_scale[None, :]
+    return jnp.concatenate([w, free - matmul(factor.centre, w)])
+
+
+def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
+    """Whether rounding alone may change the coefficients by more than their twentieth part.
+
+    First-order perturbation of the normal equations by ‖δX̂‖ = c eps s₁ (Björck 1996, section 1.4): the relative
+    change is at most c eps [1 + s₁/(s_r²+λ')^½ + s₁‖r‖/((s_r²+λ')‖ŵ‖)], where s_r is 0 unless the rank is full.
+    c = 8.5 √(n+d) is a heuristic: the proven 2(n+d) is far from reached on large problems.
+    """
+    factor, (n, d) = spectrum.factor, spectrum.design.X.shape
+    penalised = (factor.mask > 0)[:, None]
+    s, z = factor.s[:, None], factor.z
+    damping = jnp.max(_live.damping_of(factor, lam), axis=0, initial=0.0)
+    norm = jnp.linalg.norm(jnp.where(penalised, safe_divide(s * z, jnp.square(s) + damping[None, :]), 0.0), axis=0)
+    kept = _live.complement(factor, _live.damping_of(factor, lam))
+    residual = jnp.sqrt(factor.rss_perp + jnp.sum(jnp.square(kept * z), axis=0))
+    largest = jnp.max(jnp.where(penalised, s, 0.0), initial=0.0)
+    smallest = jnp.min(jnp.where(penalised & (s > 0), s, jnp.inf), initial=jnp.inf)
+    smallest = jnp.where(factor.full_rank & jnp.isfinite(smallest), smallest, 0.0)
+    least = jnp.square(smallest) + damping
+    growth = 1.0 + largest / jnp.sqrt(least) + safe_divide(largest * residual, norm) / least
+    return 8.5 * math.sqrt(n + d) * jnp.finfo(s.dtype).eps * growth > 0.05
 
 
 def _residual_value(spectrum: Spectrum, lam: Lam) -> Array:

@@ -1,0 +1,137 @@
+"""The same numbers as scikit-learn on what both do, and right where it is known to fail."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+import jaxridge as jxr
+from jaxridge import select
+
+linear_model = pytest.importorskip("sklearn.linear_model")
+model_selection = pytest.importorskip("sklearn.model_selection")
+
+LAMS = np.logspace(-3, 3, 13)
+
+
+def data(n=60, d=8, t=3):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, d)) + 2
+    return X, X @ rng.standard_normal((d, t)) + rng.standard_normal((n, t)), np.exp(rng.standard_normal(n))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_ridge_equals_ridge(weighted, intercept):
+    X, y, weights = data()
+    weights = weights if weighted else None
+    theirs = linear_model.Ridge(2.5, fit_intercept=intercept, solver="svd").fit(X, y, sample_weight=weights)
+    ours = jxr.ridge(X, y, 2.5, weights=weights, intercept=intercept)
+    np.testing.assert_allclose(ours.coef.T, theirs.coef_, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(60, 8), (20, 30)])
+def test_leave_one_out_equals_ridgecv(shape):
+    X, y, weights = data(*shape)
+    theirs = linear_model.RidgeCV(LAMS, store_cv_results=True).fit(X, y)
+    ours = jxr.ridge_cv(X, y, LAMS)
+    np.testing.assert_allclose(ours.scores, theirs.cv_results_.mean(axis=0).T, rtol=1e-8)
+    np.testing.assert_allclose(ours.lam, theirs.alpha_)
+    np.testing.assert_allclose(ours.fit.coef.T, theirs.coef_, rtol=1e-9, atol=1e-11)
+    theirs = linear_model.RidgeCV(LAMS, alpha_per_target=True).fit(X, y, sample_weight=weights)
+    ours = jxr.ridge_cv(X, y, LAMS, per_target=True, weights=weights)
+    np.testing.assert_allclose(ours.lam, theirs.alpha_)
+    np.testing.assert_allclose(ours.fit.coef.T, theirs.coef_, rtol=1e-9, atol=1e-11)
+
+
+SPLITS = [(np.arange(20), np.arange(20, 25)), (np.arange(3, 40), np.arange(40, 60))]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rule", "splitter"),
+    [
+        ((60, 8), select.kfold(5), model_selection.KFold(5)),
+        ((60, 8), select.kfold(7), model_selection.KFold(7)),
+        ((30, 50), select.kfold(4), model_selection.KFold(4)),
+        ((60, 8), select.kfold(splits=SPLITS), SPLITS),
+    ],
+    ids=["even", "ragged", "wide", "splits"],
+)
+def test_kfold_equals_grid_search(shape, rule, splitter):
+    X, y, _ = data(*shape)
+    search = model_selection.GridSearchCV(
+        linear_model.Ridge(solver="svd"), {"alpha": LAMS}, cv=splitter, scoring="neg_mean_squared_error"
+    ).fit(X, y)
+    ours = jxr.ridge_cv(X, y, LAMS, rule=rule)
+    np.testing.assert_allclose(jnp.mean(ours.scores, axis=1), -search.cv_results_["mean_test_score"], rtol=1e-9)
+    np.testing.assert_allclose(ours.lam, search.best_params_["alpha"])
+
+
+def exact_leave_one_out(X, y, lam):
+    """Errors of refits with 60 digits."""
+    errors = []
+    with mpmath.workdps(60):
+        A, b = mpmath.matrix(X.tolist()), mpmath.matrix(y.tolist())
+        for i in range(A.rows):
+            keep = [j for j in range(A.rows) if j != i]
+            B, c = mpmath.matrix([A[j, :].tolist()[0] for j in keep]), mpmath.matrix([b[j] for j in keep])
+            w = mpmath.lu_solve(B.T * B + mpmath.mpf(lam) * mpmath.eye(A.cols), B.T * c)
+            errors.append(float(b[i] - (A[i, :] * w)[0]))
+    return np.array(errors)
+
+
+@pytest.mark.parametrize("shape", [(14, 5), (6, 9)], ids=["tall", "wide"])
+def test_leave_one_out_at_condition_1e8_and_lam_1e_14(shape):
+    """Where scikit-learn's default is 90 % off, within 4 eps s₁/max(s_r, √λ) of the largest error."""
+    rng = np.random.default_rng(3)
+    (n, d), r = shape, min(shape)
+    U, V = np.linalg.qr(rng.standard_normal((n, r)))[0], np.linalg.qr(rng.standard_normal((d, r)))[0]
+    s = np.logspace(0, -8, r) if n > d else np.linspace(1, 0.5, r)
+    X, y, lam = (U * s) @ V.T, rng.standard_normal(n), 1e-14
+    want = exact_leave_one_out(X, y, lam)
+    design = jxr.design.make_design(X, y, intercept=False)
+    got = jxr.spectrum.from_design(design).loo_residual(jnp.asarray(lam))[:, 0]
+    bound = 4 * np.finfo(float).eps * s[0] / max(s[-1], np.sqrt(lam)) * np.max(np.abs(want))
+    assert np.max(np.abs(got - want)) <= bound
+
+
+def test_penalties_per_feature_with_more_features_than_rows():
+    rng = np.random.default_rng(0)
+    X, y, penalty = rng.standard_normal((5, 9)), rng.standard_normal(5), np.exp(rng.standard_normal(9))
+    want = np.linalg.solve(X.T @ X + 0.3 * np.diag(penalty), X.T @ y)
+    np.testing.assert_allclose(jxr.ridge(X, y, 0.3, penalty=penalty, intercept=False).coef, want, rtol=1e-10)
+
+
+def test_full_fraction_at_condition_1e9_is_least_squares():
+    rng = np.random.default_rng(0)
+    U, V = np.linalg.qr(rng.standard_normal((40, 6)))[0], np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    X = (U * np.logspace(0, -9, 6)) @ V.T
+    y = X @ rng.standard_normal(6)
+    fit = jxr.ridge_fraction(X, y, 1.0, intercept=False)
+    assert fit.lam == 0
+    full = jxr.ridge(X, y, 0.0, intercept=False)
+    np.testing.assert_allclose(np.linalg.norm(fit.coef), np.linalg.norm(full.coef), rtol=1e-12)
+    # Condition 1e9 leaves 1e-7 of a consistent system's solution.
+    np.testing.assert_allclose(fit.coef, np.linalg.lstsq(X, y, rcond=None)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_lam_per_target_takes_no_array_of_targets_by_rows_by_rows():
+    rng = np.random.default_rng(0)
+    X, y = jnp.asarray(rng.standard_normal((100, 20))), jnp.asarray(rng.standard_normal((100, 800)))
+    lam = jnp.asarray(np.exp(rng.standard_normal(800)))
+    compiled = jax.jit(lambda X, y, lam: jxr.ridge(X, y, lam).coef).lower(X, y, lam).compile()
+    # Ten arrays the size of y; an array of targets × rows × features would be twenty times that.
+    assert compiled.memory_analysis().temp_size_in_bytes < 10 * 8 * y.size
+    got = jxr.ridge(X, y, lam).coef
+    for t in (0, 799):
+        np.testing.assert_allclose(got[:, t], jxr.ridge(X, y[:, t], lam[t]).coef, rtol=1e-10)
+
+
+def test_the_edge_of_the_grid_is_said():
+    X, y, _ = data()
+    choice = jxr.ridge_cv(X, y, [1e-3, 1e-2])
+    assert bool(choice.at_edge)
+    assert "widen lams" in choice.message()
+    assert jxr.ridge_cv(X, y, LAMS).message() == ""
