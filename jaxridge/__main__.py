@@ -187,23 +187,22 @@ def sweep(
         problem = assign(table, target or [], weights, drop or [], dtype)
         if rule is Rule.kfold and folds > len(problem.X):
             raise BadInput(f"--folds {folds} is more than the {len(problem.X)} rows of the data.")
-        names = {Rule.loo: LOO, Rule.gcv: "GCV", Rule.kfold: f"{folds}-fold"}
+        called = {Rule.loo: LOO, Rule.gcv: "GCV", Rule.kfold: f"{folds}-fold"}
         rules = {LOO: select.loo, "GCV": select.gcv}
         if rule is Rule.kfold:
             key = None if seed is None else jax.random.key(seed)
-            rules[names[rule]] = select.kfold(folds, key=key)
+            rules[called[rule]] = select.kfold(folds, key=key)
         terms = {"standardize": standardize, "intercept": intercept}
         spectrum, resolved = factorise(problem.X, problem.y, problem.weights, **terms)
         path, choices = evaluate(spectrum, resolved if grid is None else grid, list(rules.values()), per_target)
-        found = Sweep(path, dict(zip(rules, choices, strict=True)), names[rule])
+        found = Sweep(path, dict(zip(rules, choices, strict=True)), called[rule])
         check_usable(found, problem)
         show(found, problem, full)
         say("note", [*table.notes, *notes_on(problem, rule, folds, seed)])
         say("warning", warnings_on(found, problem, grid is None))
         if plot_path:
-            picture = plot.figure(
-                found.path, found.choices, found.rule, names=problem.features, targets=problem.targets
-            )
+            names = {"names": problem.features, "targets": problem.targets}
+            picture = plot.figure(found.path, found.choices, found.rule, **names)
             with _table.replacing(plot_path) as temporary:
                 picture.savefig(temporary)
         if out:
@@ -362,14 +361,12 @@ def check_usable(found: Sweep, problem: Problem) -> None:
     """Refuse a sweep without any answer: what was computed is not finite, or lost its scale."""
     path, chosen, dtype = found.path, found.chosen, problem.X.dtype
     if not np.isfinite(path.lams).all() or not np.isfinite(chosen.fit.coef).all():
-        reason = next(iter(failures(found)), f"λ or the coefficients leave the range of {dtype}.")
-        raise BadInput(f"The chosen λ has no usable fit: {reason}")
+        raise BadInput(f"The fit leaves the range of {dtype}; bring the columns nearer to 1, or use --dtype float64.")
     for name, y, scores in zip(problem.targets, problem.y.T, np.asarray(chosen.scores).T, strict=True):
+        if np.isnan(scores).all() and problem.weights is not None:
+            raise BadInput(f"No λ has a {found.rule} score for {name!r}: a fold holds no row of positive weight.")
         if not np.isfinite(scores).any() or ((y != y[0]).any() and not scores.any()):
-            raise BadInput(
-                f"No λ has a finite, non-zero {found.rule} score for {name!r}; "
-                f"its squares leave the range of {dtype}, or a fold holds no row of positive weight."
-            )
+            raise BadInput(f"The squared errors of {name!r} leave the range of {dtype}; bring it nearer to 1.")
 
 
 def failures(found: Sweep) -> dict[str, np.ndarray]:
@@ -418,7 +415,8 @@ def edge_warnings(found: Sweep, targets: np.ndarray, default_grid: bool) -> list
     """A λ at an edge of the grid, and what it means where the grid already spans all that matters."""
     chosen = found.chosen
     lams, lam = np.asarray(found.path.lams), np.atleast_1d(chosen.lam)
-    if lams.min() == lams.max() or not np.any(chosen.at_edge):
+    indifferent = (np.ptp(chosen.scores, axis=0) == 0).all()
+    if lams.min() == lams.max() or indifferent or not np.any(chosen.at_edge):
         return []
     if not default_grid:
         return [chosen.message()]
@@ -497,7 +495,8 @@ def show_choice(console: rich.console.Console, found: Sweep, problem: Problem, f
     if len(set(lam.tolist())) == 1:
         console.print(
             f"λ* = {lam[0]:.6g} by {found.rule}: {dof[0]:.2f} effective degrees of freedom, "
-            f"{LOO} RMSE {short(np.sqrt(error.mean()))}" + (f", R² {ratio(explained[0])}" if t == 1 else "")
+            f"{LOO} RMSE {short(np.sqrt(error.mean()))}"
+            + (f", R² {ratio(explained[0])}" if t == 1 else " over all targets")
         )
     if t > 1:
         grid = new_grid("target", "λ*", "dof", f"{LOO}\nRMSE", "R²")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge._numerics import exponent, matmul, poison, power_of_two
-from jaxridge._types import Array, Bool, Float, Scalar
+from jaxridge._types import Array, Bool, Float, Int, Scalar
 
 
 class Terms(NamedTuple):
@@ -239,7 +239,7 @@ class StandardForm(eqx.Module):
     X: Float[Array, "p d"]  # p = n − q
     y: Float[Array, "p t"]
     root_weights: Float[Array, " n"] | None
-    reflectors: tuple[Float[Array, " _"], ...]
+    reflectors: tuple[tuple[Float[Array, " _"], Int[Array, ""] | None], ...]  # each with its pivot row
     free_y: Float[Array, "q t"]  # coordinates of √ω y along the unpenalised columns
     free_to_coef: Float[Array, "q q"]  # √ω Z times this is orthonormal
     centre: Float[Array, "q d"]  # the unpenalised coefficients that a unit of each wⱼ takes away
@@ -250,19 +250,24 @@ class StandardForm(eqx.Module):
 
     def lift(self, M: Float[Array, "p m"]) -> Float[Array, "n m"]:
         """From reduced rows back to all rows: a zero in front, then the reflection, last one first."""
-        for v in reversed(self.reflectors):
+        for v, pivot in reversed(self.reflectors):
             M = jnp.concatenate([jnp.zeros((1, M.shape[1]), M.dtype), M])
-            M = _reflect(v, M)
+            M = _swap(_reflect(v, M), pivot)
         return M
 
     def free_basis(self) -> Float[Array, "n q"]:
         """The orthonormal basis of √ω Z: where the reflections came from."""
         basis = jnp.zeros((self.X.shape[0], 0), self.X.dtype)
-        for v in reversed(self.reflectors):
+        for v, pivot in reversed(self.reflectors):
             first = jnp.zeros((v.shape[0], 1), v.dtype).at[0].set(1.0)
             below = jnp.concatenate([jnp.zeros((1, basis.shape[1]), v.dtype), basis])
-            basis = _reflect(v, jnp.concatenate([first, below], axis=1))
+            basis = _swap(_reflect(v, jnp.concatenate([first, below], axis=1)), pivot)
         return basis
+
+
+def _swap(M: Float[Array, "n m"], row: Int[Array, ""] | None) -> Float[Array, "n m"]:
+    """M with its first row and another one exchanged."""
+    return M if row is None else M.at[0].set(M[row]).at[row].set(M[0])
 
 
 def _reflect(v: Float[Array, " n"], M: Float[Array, "n m"]) -> Float[Array, "n m"]:
@@ -317,13 +322,18 @@ def standard_form(design: Design) -> StandardForm:
     norms = jnp.linalg.norm(Z, axis=0) + (jnp.abs(undo[0]) * jnp.linalg.norm(Z[:, 0]) if q else 0.0)
     triangle, reflectors = jnp.zeros((q, q), dtype), []
     X_tops, y_tops = jnp.zeros((q, X.shape[1]), dtype), jnp.zeros((q, y.shape[1]), dtype)
+    left = None if root is None else root[:, None]
     for i in range(q):
+        # The heaviest row becomes the one that is dropped: what is left of it is its rounding times its weight.
+        pivot = None if root is None else jnp.argmax(jnp.abs(Z[:, 0]))
+        Z, X, y = _swap(Z, pivot), _swap(X, pivot), _swap(y, pivot)
         v = _reflector(Z[:, 0])
         Z, X, y = _reflect(v, Z), _reflect(v, X), _reflect(v, y)
         triangle = triangle.at[i, i:].set(Z[0])
         X_tops, y_tops = X_tops.at[i].set(X[0]), y_tops.at[i].set(y[0])
         Z, X, y = Z[1:, 1:], X[1:], y[1:]
-        reflectors.append(v)
+        left = left if left is None else _swap(left, pivot)[1:]
+        reflectors.append((v, pivot))
 
     diagonal = jnp.abs(jnp.diagonal(triangle))
     checks = Checks(
@@ -341,7 +351,8 @@ def standard_form(design: Design) -> StandardForm:
     # What is left of a column that the unpenalised ones span is rounding, less than an ulp of it, and must not
     # pass for data: a constant column has the coefficient 0.
     rest = jnp.max(jnp.abs(X), axis=0, initial=0.0)
-    rest = jnp.where(rest > jnp.finfo(dtype).eps, rest, 0.0)
+    heaviest = 1.0 if left is None else jnp.max(left, initial=0.0)
+    rest = jnp.where(rest > jnp.finfo(dtype).eps * heaviest, rest, 0.0)
 
     # L = P^(−1/2) / 2^E, with 2^E the size of √ω X P^(−1/2): entries of X̂ are then about 1 or less. E stays well
     # inside the range of the dtype, so that nothing that is multiplied by 2^E or 2^−E turns subnormal.

@@ -20,6 +20,7 @@ LABELLED = 10  # more names cannot be read beside one panel
 ABREAST = 4  # more targets cannot be read beside each other
 FONT, LEADER = 9.5, 16  # of names beside curves and the lines to them, in points
 LETTERS = 20  # of a long name
+RANGE = 30  # the ratio beyond which scores stand on a log axis
 STYLE = {
     "axes.labelsize": 11,
     "axes.spines.right": False,
@@ -164,9 +165,9 @@ def figure(
 
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> from jaxridge import plot
-    >>> X, y, lams = jnp.eye(5)[:, :2], jnp.arange(5.0), [0.1, 1.0, 10.0]
-    >>> choices = {"loo": jxr.ridge_cv(X, y, lams), "gcv": jxr.ridge_cv(X, y, lams, rule=jxr.select.gcv)}
-    >>> len(plot.figure(jxr.ridge_path(X, y, lams), choices, "gcv", names=["a", "b"]).axes)
+    >>> problem = jnp.eye(3), jnp.arange(3.0), [0.1, 1.0, 10.0]
+    >>> model, choice = jxr.ridge_path(*problem), jxr.ridge_cv(*problem)
+    >>> len(plot.figure(model, {"leave-one-out": choice}, "leave-one-out", names=["a", "b", "c"]).axes)
     3
     """
     matplotlib = _matplotlib()
@@ -189,6 +190,9 @@ def figure(
                 # Bands of several rules would cover each other.
                 shown = choice if name == rule else dataclasses.replace(choice, spread=None)
                 scores(shown, middle, label=name, target=None if single else j, root=True, **line)
+            heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in middle.lines])
+            if np.nanmax(heights, initial=0.0) > RANGE * np.nanmin(heights, initial=np.inf) > 0:
+                middle.set_yscale("log")
             _finish(middle, lam)
             middle.legend(loc="best")
             dof(model, bottom, lam=lam, target=j)

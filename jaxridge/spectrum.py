@@ -194,8 +194,11 @@ def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
     damping = checked * factor.scale * factor.scale
     y_scale = jnp.broadcast_to(factor.y_scale[None, :], (1, z.shape[1]))
     far = (damping > 0.25 * jnp.finfo(s.dtype).max) & jnp.isfinite(checked)
-    w = matmul(factor.T[:d, :r], safe_divide(s * z, jnp.where(far, 1.0, jnp.square(s) + damping)))
-    w = jnp.where(far, (w / factor.scale) * (y_scale / checked / factor.scale), w * y_scale)
+    # scale · y_scale is about the size of the answer at λ = 0, and belongs to neither end of the product alone.
+    gain = jnp.where(far, 1.0, y_scale * factor.scale)
+    quotient = safe_divide(z * gain, jnp.where(far, 1.0, jnp.square(s) + damping))
+    w = matmul(factor.T[:d, :r] / factor.scale, jnp.where(s > 0, quotient * s, 0.0))
+    w = jnp.where(far, w * (y_scale / checked / factor.scale), w)
     free = matmul(factor.T[d:, r:], factor.z[r:]) * factor.y_scale[None, :]
     return jnp.concatenate([w, free - matmul(factor.centre, w)])
 

@@ -142,7 +142,12 @@ def _designs(dtype):
     yield "nearly upper triangular", np.triu(np.ones((8, 8))) + eps * np.ones((8, 8)), at.some
     yield "inverse hilbert", linalg.invhilbert(8), at.every
 
-    for name, copies in (("duplicate", (1.0,)), ("opposite", (-1.0,)), ("multiple", (1e4,)), ("two duplicates", (1, 2))):
+    for name, copies in (
+        ("duplicate", (1.0,)),
+        ("opposite", (-1.0,)),
+        ("multiple", (1e4,)),
+        ("two duplicates", (1, 2)),
+    ):
         X = base.copy()
         for j, factor in enumerate(copies):
             X[:, 4 - j] = factor * X[:, 0]
@@ -163,6 +168,10 @@ def _designs(dtype):
     X = base.copy()
     X[:, 2] = 0.1  # whose mean is not exact
     yield "constant column 0.1", X, at.every
+    X[:, 2] = np.where(
+        np.arange(12) == 4, np.nextafter(np.float32(0.6), np.float32(1)) if eps > 1e-10 else np.nextafter(0.6, 1), 0.6
+    )
+    yield "constant column but for one ulp", X, at.every
     for mean in (1e3, eps**-0.5, 0.01 / eps, 0.3 / eps):
         yield f"means {mean:.0e}", base + mean, at.every
     X = base.copy()
@@ -177,7 +186,7 @@ def _designs(dtype):
     yield "all rows equal", np.tile(base[:1], (12, 1)), at.some
     yield "pairs of equal rows", np.repeat(base[:6], 2, axis=0), at.some
     yield "few distinct rows", np.tile(base[:3], (4, 1)), at.every
-    yield "graded", base * 10.0 ** -np.arange(5.0)[None, :] ** 2, at.every
+    yield "graded", base * 10.0 ** -(np.arange(5.0)[None, :] ** 2), at.every
     yield "one-hot", np.eye(5)[np.arange(12) % 5], at.every  # with an intercept: the dummy variable trap
 
     for n, d in (ROW, COLUMN):
@@ -425,7 +434,6 @@ def judge(dtype, index, which, method):
     if system is None:
         return Verdict("flagged" if answer.flag else "wrong", answer.flag or "dependent columns not noticed")
     exact = _solution(dtype, index, which)
-    conditioning = system.conditioning
     unit = 2 * sum(data.X.shape) * mpf(float(info.eps))
     bound = reference.coefficient_bound(system, exact, lam, unit)
     size, tiny, most = reference.norm(exact.penalised), mpf(float(info.tiny)), mpf(float(info.max))
@@ -449,7 +457,9 @@ def judge(dtype, index, which, method):
     allowed += _noise_of_constant_y(system, lam, unit)
     if error > allowed:
         relative = mp.nstr(error / size, 3) if size else "inf"
-        return Verdict("wrong", f"coef off by {relative}, bound {mp.nstr(bound, 3)}", _ratio(error, allowed), float(bound))
+        return Verdict(
+            "wrong", f"coef off by {relative}, bound {mp.nstr(bound, 3)}", _ratio(error, allowed), float(bound)
+        )
     verdict = Verdict("solved", "", _ratio(error, allowed), float(bound))
     if bound > mpf("0.1"):
         return verdict

@@ -85,5 +85,7 @@ def best_lam(score, low, high):
     """The minimiser of a smooth score between two λ, by golden section on log λ."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda x: score(np.exp(x)), bounds=np.log([low, high]), method="bounded", options={"xatol": 1e-10})
+    found = minimize_scalar(
+        lambda x: score(np.exp(x)), bounds=np.log([low, high]), method="bounded", options={"xatol": 1e-10}
+    )
     return np.exp(found.x)

@@ -18,8 +18,7 @@ class Problem:
     options: dict = field(default_factory=dict)
     lams: tuple = LAMS
     single: bool = True
-    # Whether a row of full leverage at λ = 0 leaves leave-one-out undefined there.
-    loo: bool = True
+    loo: bool = True  # False where a row without which the rank falls leaves it undefined at λ = 0
 
     def cast(self, dtype):
         """The same problem in another dtype; what the cast changed is then part of the problem."""
@@ -58,7 +57,7 @@ def _zoo():
     yield add("square", plain[SQUARE], options={"intercept": False})
     yield add("one row", plain[ROW], loo=False)
     yield add("one column", plain[COLUMN])
-    yield add("rank two", rng.standard_normal((9, 2)) @ rng.integers(-2, 3, (2, 4)))
+    yield add("rank two", (rng.integers(-9, 10, (9, 2)) @ np.array([[1, 0, 2, -1], [0, 1, 1, 3]])) / 8)
     yield add("rank two, wide", rng.integers(-3, 4, (4, 1)) * np.ones((1, 9)) + np.eye(4, 9), loo=False)
     yield add("repeated singular values", np.linalg.qr(tall - tall.mean(0))[0])
     yield add("identity", np.eye(6), options={"intercept": False}, loo=False)

@@ -103,6 +103,7 @@ class Solution:
     residual: list  # (n,)
     rss: mpf
     dof: mpf
+    residual_dof: mpf  # n − dof
     penalised: list  # √pⱼ wⱼ, the norm that λ sees
     gcv: mpf | None
 
@@ -152,7 +153,7 @@ class System:
         if not self.q:
             return [], []
         Zt = transpose(self._weighted(self.Z))
-        both = [row + [value] for row, value in zip(self.X, self.y, strict=True)]
+        both = [[*row, value] for row, value in zip(self.X, self.y, strict=True)]
         coefficients = solve(product(Zt, self.Z), product(Zt, both))
         if coefficients is None:
             return None
@@ -244,6 +245,7 @@ class System:
             residual=big(residual),
             rss=big(rss),
             dof=big(self.q + r - kept),
+            residual_dof=big(left),
             penalised=[mp.sqrt(big(p)) * big(x) for p, x in zip(self.P, w, strict=True)],
             gcv=big(self.measurements * rss / left**2) if left != 0 else None,
         )

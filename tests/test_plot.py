@@ -1,0 +1,165 @@
+"""Pictures show the numbers of their record, on a log axis, with names, and nothing on global state."""
+
+import dataclasses
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import jaxridge as jxr
+from jaxridge import plot
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(20, 3)) * [1.0, 30.0, 0.2] + [0.0, 5.0, 0.0]
+Y = X @ rng.normal(size=(3, 2)) + rng.normal(size=(20, 2))
+LAMS = np.array([1.0, 0.0, 100.0, 0.01])
+SORTED = np.array([0.01, 1.0, 100.0])
+ORDER = [3, 0, 2]
+NAMES = ["a", "$b$", "_c"]
+
+
+def two_targets() -> jxr.Path:
+    return jxr.ridge_path(X, Y, LAMS)
+
+
+def curves(ax) -> dict[str, np.ndarray]:
+    """The data of each drawn line of more than two points, by colour and style."""
+    lines = [line for line in ax.lines if len(np.atleast_1d(line.get_xdata())) == len(SORTED)]
+    assert all(np.array_equal(line.get_xdata(), SORTED) for line in lines)
+    return {f"{line.get_color()}{line.get_linestyle()}": np.asarray(line.get_ydata()) for line in lines}
+
+
+def marked(ax) -> list[float]:
+    """Where vertical lines stand."""
+    return [float(line.get_xdata()[0]) for line in ax.lines if list(line.get_ydata()) == [0, 1]]
+
+
+@pytest.mark.parametrize(("standardize", "weights"), [(False, None), (True, None), (True, np.linspace(0.0, 2.0, 20))])
+def test_path_draws_the_coefficients_of_one_target(standardize, weights):
+    model = jxr.ridge_path(X, Y, LAMS, standardize=standardize, weights=weights)
+    ax = Figure().subplots()
+    assert plot.path(model, ax, names=NAMES, lam=1.0, target=1) is ax
+    mean = np.average(X, axis=0, weights=weights)
+    sd = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights)) if standardize else np.ones(3)
+    expected = np.asarray(model.coef)[ORDER, :, 1] * sd
+    drawn = np.array(sorted(curves(ax).values(), key=tuple))
+    np.testing.assert_allclose(drawn, sorted(expected.T, key=tuple), rtol=1e-12)
+    assert ax.get_ylabel() == ("coefficient × column sd" if standardize else "coefficient")
+    assert ax.get_xscale() == "log"
+    assert sorted(text.get_text() for text in ax.texts) == [r"\$b\$", "_c", "a"]
+    assert marked(ax) == [1.0]
+
+
+def test_names_stand_in_the_order_of_their_curves():
+    model = two_targets()
+    ax = plot.path(model, Figure().subplots(), names=NAMES)
+    heights = {text.get_text().replace("\\", ""): text.xyann[1] for text in ax.texts}
+    first = dict(zip(NAMES, np.asarray(model.coef)[3, :, 0], strict=True))
+    assert sorted(NAMES, key=heights.get) == sorted(NAMES, key=first.get)
+
+
+def test_unpenalized_columns_keep_their_place():
+    design = jxr.design.make_design(X, Y, standardize=True, unpenalized=(1,))
+    np.testing.assert_allclose(plot.column_sd(design), X.std(axis=0), rtol=1e-12)
+
+
+def test_many_columns_are_named_by_size_and_told_apart():
+    A = rng.normal(size=(40, 30))
+    ax = plot.path(jxr.ridge_path(A, A @ np.arange(30.0), LAMS), Figure(figsize=(8, 6)).subplots())
+    named = [text for text in ax.texts if text.get_text().startswith("column")]
+    assert {text.get_text() for text in named} == {f"column {j}" for j in range(20, 30)}
+    assert len({key for key in curves(ax) if not key.startswith("0.")}) == plot.LABELLED
+    assert any("10 largest of 30" in text.get_text() for text in ax.texts)
+    heights = np.diff(sorted(text.xyann[1] for text in named))
+    inches = ax.bbox.height / ax.figure.dpi
+    low, high = ax.get_ylim()
+    assert heights.min() / (high - low) * inches * 72 > 0.9 * plot.FONT, "a line of text apart"
+
+
+def test_scores_draw_roots_least_and_spread():
+    choice = jxr.ridge_cv(X, Y[:, 0], LAMS)
+    ax = Figure().subplots()
+    assert plot.scores(choice, ax, label="loo", root=True, color="#0072B2") is ax
+    np.testing.assert_allclose(curves(ax)["#0072B2-"], np.sqrt(np.asarray(choice.scores)[ORDER]), rtol=1e-12)
+    best = np.argmin(np.asarray(choice.scores)[ORDER])
+    assert [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"] == [SORTED[best]]
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx(np.sqrt(np.max(np.asarray(choice.scores + choice.spread)[ORDER])))
+    assert ax.get_ylabel() == "RMSE"
+
+
+def test_scores_of_several_targets():
+    choice = jxr.ridge_cv(X, Y, LAMS, rule=jxr.select.gcv, per_target=True)
+    scores = np.asarray(choice.scores)[ORDER]
+    mean = plot.scores(choice, Figure().subplots(), color="C0")
+    one = plot.scores(choice, Figure().subplots(), target=1, color="C0")
+    np.testing.assert_allclose(curves(mean)["C0-"], scores.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(curves(one)["C0-"], scores[:, 1], rtol=1e-12)
+
+
+def test_dof_marks_the_chosen_lam():
+    model = two_targets()
+    ax = plot.dof(model, Figure().subplots(), lam=1.0)
+    np.testing.assert_allclose(curves(ax)["0.25-"], np.asarray(model.dof)[ORDER], rtol=1e-12)
+    assert [text.get_text() for text in ax.texts] == [f"{float(model.dof[0]):.1f}"]
+    assert marked(ax) == [1.0]
+
+
+@pytest.mark.parametrize("per_target", [True, False])
+def test_figure_has_a_column_of_panels_for_each_target(per_target, tmp_path):
+    choice = jxr.ridge_cv(X, Y, LAMS, rule=jxr.select.gcv, per_target=True)
+    choice = choice if per_target else dataclasses.replace(choice, lam=jnp.array(1.0))
+    choices = {"other": dataclasses.replace(choice, scores=2 * choice.scores), "GCV": choice}
+    figure = plot.figure(two_targets(), choices, "GCV", names=NAMES, targets=["u", "v"])
+    lams = np.broadcast_to(np.asarray(choice.lam), 2)
+    assert len(figure.axes) == 6
+    for target, ax in enumerate(figure.axes[:2]):
+        assert ax.get_title() == f"{'uv'[target]}: λ = {lams[target]:.4g} by GCV"
+        assert marked(ax) == ([lams[target]] if lams[target] > 0 else [])
+    assert [text.get_text() for text in figure.axes[2].get_legend().get_texts()] == ["other", "GCV"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "", "", "λ (log scale)", "λ (log scale)"]
+    figure.savefig(tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_draws_four_targets_and_says_so():
+    model = two_targets()
+    model = dataclasses.replace(model, coef=jnp.concatenate([model.coef] * 3, axis=2))
+    choice = jxr.ridge_cv(X, Y, LAMS, rule=jxr.select.gcv, per_target=True)
+    choice = dataclasses.replace(choice, lam=jnp.array(1.0), scores=jnp.concatenate([choice.scores] * 3, axis=1))
+    figure = plot.figure(model, {"GCV": choice}, "GCV")
+    assert len(figure.axes) == 12
+    assert figure.get_suptitle() == "the first 4 of 6 targets"
+
+
+def test_pictures_leave_pyplot_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    choice = jxr.ridge_cv(X, Y, LAMS, rule=jxr.select.gcv, per_target=True)
+    plot.figure(two_targets(), {"GCV": choice}, "GCV")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_grid_without_a_positive_lam_is_refused():
+    model = dataclasses.replace(two_targets(), lams=jnp.zeros(4))
+    with pytest.raises(ValueError, match="no positive number"):
+        plot.path(model, Figure().subplots())
+
+
+def test_curves_with_gaps_and_of_many_scales_are_drawn():
+    choice = jxr.ridge_cv(X, Y[:, 0], LAMS)
+    figure = plot.figure(
+        jxr.ridge_path(X, Y[:, 0], LAMS), {"loo": dataclasses.replace(choice, scores=choice.lams + 1e-9)}, "loo"
+    )
+    assert figure.axes[1].get_yscale() == "log"
+    holed = dataclasses.replace(choice, scores=choice.scores * jnp.nan, spread=None)
+    assert len(plot.scores(holed, Figure().subplots()).lines) == 1
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"jaxridge\[plot\]"):
+        plot.formats()
