@@ -332,7 +332,8 @@ def assign(table: _table.Table, targets: list[str], weights: str | None, drop: l
     targets = targets or [name for name in table.targets if name not in drop]
     weights = table.weights if weights is None and table.weights not in drop else weights
     if not targets:
-        raise BadInput(f"{table.source} does not say what to predict; name it with --target: {quoted(table.columns)}.")
+        how = "add an array y, or name it" if table.source.lower().endswith(".npz") else "name it"
+        raise BadInput(f"{table.source} does not say what to predict; {how} with --target: {quoted(table.columns)}.")
     for names, option in ((targets, "--target"), ([weights] if weights else [], "--weights"), (drop, "--drop")):
         _table.check_known(table, names, option)
     roles = [*dict.fromkeys(targets), *([weights] if weights else []), *dict.fromkeys(drop)]
@@ -493,10 +494,10 @@ def show_choice(console: rich.console.Console, found: Sweep, problem: Problem, f
     mean = np.average(problem.y, axis=0, weights=problem.weights)
     explained = 1 - error / np.average(np.square(problem.y - mean), axis=0, weights=problem.weights)
     if len(set(lam.tolist())) == 1:
+        quality = f", R² {ratio(explained[0])}" if t == 1 else " over all targets"
         console.print(
             f"λ* = {lam[0]:.6g} by {found.rule}: {dof[0]:.2f} effective degrees of freedom, "
-            f"{LOO} RMSE {short(np.sqrt(error.mean()))}"
-            + (f", R² {ratio(explained[0])}" if t == 1 else " over all targets")
+            f"{LOO} RMSE {short(np.sqrt(error.mean()))}{quality}"
         )
     if t > 1:
         grid = new_grid("target", "λ*", "dof", f"{LOO}\nRMSE", "R²")

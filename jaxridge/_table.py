@@ -62,7 +62,9 @@ def numbers(table: Table, names: Sequence[str], dtype: str) -> np.ndarray:
             if rows.any():
                 gaps.append(f"{name!r} is {what} in data {row_list(rows)}")
     if gaps:
-        raise BadInput(f"{table.source}: {_some(gaps, '; ')}: drop these rows or impute the values.")
+        raise BadInput(
+            f"{table.source}: {_some(gaps, '; ')}: drop these rows, impute the values or leave the column out."
+        )
     for j, name in enumerate(names):
         if not np.isfinite(array[:, j]).all() or (columns[j].any() and not array[:, j].any()):
             raise BadInput(f"{table.source}: column {name!r} is out of the range of {dtype}; fit with --dtype float64.")
@@ -132,7 +134,9 @@ def _read(path: Path, what: str, readers: dict[str, Callable[[Path], Any]]) -> A
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text; save it in that encoding.") from None
     except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0].rstrip(".")
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0].rstrip(".").removeprefix(
+            "CSV parse error: "
+        )
         kind = path.suffix.lower()[1:].upper()
         raise BadInput(f"{path} cannot be read as {kind} ({reason}); is it cut short, or of another type?") from None
 
@@ -153,6 +157,10 @@ def _read_csv(path: Path) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        if stream.read() != b"PAR1":
+            raise ValueError("no Parquet footer")
     table = arrow_parquet.read_table(path)
     index = [name for name in table.column_names if name.startswith("__index_level_")]
     notes = ("the row index that pandas stored is left out",) if index else ()
@@ -208,9 +216,12 @@ def _read_npz(path: Path) -> Table:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as stream:
-        file = np.load(stream, allow_pickle=False)
-        if isinstance(file, np.ndarray):
+        if stream.read(6) == b"\x93NUMPY":
             raise BadInput(f"{path} holds one bare array; save named ones with numpy.savez.")
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("not a ZIP archive")
+        stream.seek(0)
+        file = np.load(stream, allow_pickle=False)
         return {name: file[name] for name in file.files}
 
 
@@ -268,7 +279,7 @@ def check_writable(path: Path, suffixes: Collection[str], inputs: Collection[Pat
     if path.suffix.lower() not in suffixes:
         raise BadInput(f"{path} is not of a known type; this output ends in {' or '.join(sorted(suffixes))}.")
     if any(other is not None and path.resolve() == other.resolve() for other in inputs):
-        raise BadInput(f"{path} is named twice on this command line; choose another output file.")
+        raise BadInput(f"{path} is already another file of this command; choose another name.")
     if path.exists() and not path.is_file():
         raise BadInput(f"{path} cannot be written: it is not a regular file.")
     if path.exists() and not os.access(path, os.W_OK):

@@ -205,8 +205,9 @@ def figure(
 
 
 def formats() -> list[str]:
-    """The endings of file names that a figure can be saved under; ImportError without matplotlib."""
-    return [f".{kind}" for kind in _matplotlib().figure.Figure().canvas.get_supported_filetypes()]
+    """The usual endings of file names that a figure can be saved under; ImportError without matplotlib."""
+    supported = _matplotlib().figure.Figure().canvas.get_supported_filetypes()
+    return [f".{kind}" for kind in ("png", "pdf", "svg", "jpg", "webp") if kind in supported]
 
 
 def column_sd(design: Design) -> np.ndarray:

@@ -178,8 +178,9 @@ def ridge_cv(
     Equals ``sklearn.linear_model.RidgeCV(alphas=lams)``. Golub, Heath and Wahba (1979), Technometrics 21, 215.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
-    >>> X = jnp.linspace(-1, 1, 9)[:, None] ** jnp.arange(1, 4)
-    >>> choice = jxr.ridge_cv(X, X[:, 0] + 0.1 * jnp.cos(9 * X[:, 0]), [1e-3, 1e-1, 1e1])
+    >>> x = jnp.linspace(-1, 1, 9)
+    >>> X = jnp.stack([x, x**2, x**3], axis=1)
+    >>> choice = jxr.ridge_cv(X, x + 0.1 * jnp.cos(9 * x), [1e-3, 1e-1, 1e1])
     >>> print(choice.lam, choice.at_edge)
     0.1 False
     """

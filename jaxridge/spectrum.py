@@ -196,8 +196,8 @@ def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
     far = (damping > 0.25 * jnp.finfo(s.dtype).max) & jnp.isfinite(checked)
     # scale · y_scale is about the size of the answer at λ = 0, and belongs to neither end of the product alone.
     gain = jnp.where(far, 1.0, y_scale * factor.scale)
-    quotient = safe_divide(z * gain, jnp.where(far, 1.0, jnp.square(s) + damping))
-    w = matmul(factor.T[:d, :r] / factor.scale, jnp.where(s > 0, quotient * s, 0.0))
+    damped = safe_divide(s, jnp.where(far, 1.0, jnp.square(s) + damping))
+    w = matmul(factor.T[:d, :r] / factor.scale, damped * gain * z)
     w = jnp.where(far, w * (y_scale / checked / factor.scale), w)
     free = matmul(factor.T[d:, r:], factor.z[r:]) * factor.y_scale[None, :]
     return jnp.concatenate([w, free - matmul(factor.centre, w)])

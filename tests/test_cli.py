@@ -359,7 +359,7 @@ OPTIONS = {
     "fit type": (("--target", "price", "--out", "fit.pkl"), ["fit.pkl is not of a known type", ".json or .npz"]),
     "no such folder": (("--target", "price", "--out", "nowhere/fit.npz"), ["cannot be written", "No such file"]),
     "a folder": (("--target", "price", "--out", "folder.npz"), ["not a regular file"]),
-    "over the data": (("--target", "price", "--out", "data.npz"), ["named twice"]),
+    "over the data": (("--target", "price", "--out", "data.npz"), ["already another file"]),
 }
 
 
@@ -402,7 +402,7 @@ FILES = {
     "bare array": (lambda p: bare(p / "a.npz"), ["one bare array", "numpy.savez"]),
     "pickle": (lambda p: npz(p / "a.npz", X=np.array([[object()]]), y=Y), ["cannot be read as NPZ"]),
     "no X": (lambda p: npz(p / "a.npz", features=X, y=Y), ["holds 'features', 'y'", "X (n, d)"]),
-    "no y": (lambda p: npz(p / "a.npz", X=X), ["does not say what to predict"]),
+    "no y": (lambda p: npz(p / "a.npz", X=X), ["add an array y", "--target"]),
     "vector X": (lambda p: npz(p / "a.npz", X=X[:, 0], y=Y), ["X has shape (24,)", "(n, d) is needed"]),
     "lengths": (lambda p: npz(p / "a.npz", X=X, y=Y[:20]), ["X has 24 rows, y has 20 rows", "same observations"]),
     "weight lengths": (lambda p: npz(p / "a.npz", X=X, y=Y, weights=WEIGHTS[1:]), ["weights has 23 rows"]),

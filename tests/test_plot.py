@@ -66,8 +66,9 @@ def test_unpenalized_columns_keep_their_place():
 
 
 def test_many_columns_are_named_by_size_and_told_apart():
-    A = rng.normal(size=(40, 30))
-    ax = plot.path(jxr.ridge_path(A, A @ np.arange(30.0), LAMS), Figure(figsize=(8, 6)).subplots())
+    coef = jnp.linspace(0.0, 29.0, 30)[None, :] / (1.0 + jnp.array(LAMS))[:, None]
+    model = dataclasses.replace(two_targets(), coef=coef)
+    ax = plot.path(model, Figure(figsize=(8, 6)).subplots())
     named = [text for text in ax.texts if text.get_text().startswith("column")]
     assert {text.get_text() for text in named} == {f"column {j}" for j in range(20, 30)}
     assert len({key for key in curves(ax) if not key.startswith("0.")}) == plot.LABELLED
@@ -151,9 +152,9 @@ def test_a_grid_without_a_positive_lam_is_refused():
 
 def test_curves_with_gaps_and_of_many_scales_are_drawn():
     choice = jxr.ridge_cv(X, Y[:, 0], LAMS)
-    figure = plot.figure(
-        jxr.ridge_path(X, Y[:, 0], LAMS), {"loo": dataclasses.replace(choice, scores=choice.lams + 1e-9)}, "loo"
-    )
+    wide = dataclasses.replace(choice, scores=choice.lams + 1e-9)
+    model = dataclasses.replace(two_targets(), coef=two_targets().coef[:, :, 0])
+    figure = plot.figure(model, {"loo": wide}, "loo")
     assert figure.axes[1].get_yscale() == "log"
     holed = dataclasses.replace(choice, scores=choice.scores * jnp.nan, spread=None)
     assert len(plot.scores(holed, Figure().subplots()).lines) == 1
