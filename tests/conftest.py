@@ -6,7 +6,7 @@ from pathlib import Path
 # Workers run side by side: threads of BLAS that wait for one another by spinning slow each other down tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -89,3 +89,13 @@ def best_lam(score, low, high):
         lambda x: score(np.exp(x)), bounds=np.log([low, high]), method="bounded", options={"xatol": 1e-10}
     )
     return np.exp(found.x)
+
+
+def groups(labels):
+    """(train, test) for each distinct label, in order."""
+    return [(np.flatnonzero(labels != label), np.flatnonzero(labels == label)) for label in np.unique(labels)]
+
+
+def shuffled(splits, order):
+    """The same splits of rows in another order."""
+    return [(order[train], order[test]) for train, test in splits]
