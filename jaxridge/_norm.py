@@ -39,8 +39,8 @@ def lam_of_norm(spectrum: Spectrum, size: Float[Array, " t"]) -> Float[Array, " 
     root = _secular.find_root(log_excess, low, jnp.where(regular, jnp.maximum(high, low) + 1.0, low + 1.0))
 
     def live_excess(log_lam: Array) -> Array:
-        norm, wanted = spectrum.squared_norm(jnp.exp(log_lam)), size
-        excess = 0.5 * jnp.log(jnp.where(regular, norm, 1.0)) - jnp.log(jnp.where(regular, wanted, 1.0))
+        norm = spectrum.norm(jnp.exp(log_lam))
+        excess = jnp.log(jnp.where(regular, norm, 1.0)) - jnp.log(jnp.where(regular, size, 1.0))
         return jnp.where(regular, excess, log_lam)
 
     log_lam = implicit_root(live_excess, root - 2 * jnp.log(factor.scale))

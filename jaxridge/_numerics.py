@@ -31,6 +31,12 @@ def exponent(x: Array) -> Array:
     return jnp.clip(e, -limit, limit)
 
 
+def log2(x: Array) -> Array:
+    """The integer k with 2^k <= |x| < 2^(k+1); 0 for zero, a subnormal and anything that is not finite."""
+    regular = jnp.isfinite(x) & (jnp.abs(x) >= jnp.finfo(x.dtype).tiny)
+    return jnp.where(regular, jnp.frexp(jnp.where(regular, x, 1.0))[1] - 1, 0)
+
+
 def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
     """2^e without rounding: scaling by it is exact, so that squares neither overflow nor vanish."""
     return jnp.ldexp(jnp.ones((), dtype), e)

@@ -134,9 +134,8 @@ def _read(path: Path, what: str, readers: dict[str, Callable[[Path], Any]]) -> A
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8 text; save it in that encoding.") from None
     except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0].rstrip(".").removeprefix(
-            "CSV parse error: "
-        )
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0].rstrip(".")
+        reason = reason.removeprefix("CSV parse error: ")
         kind = path.suffix.lower()[1:].upper()
         raise BadInput(f"{path} cannot be read as {kind} ({reason}); is it cut short, or of another type?") from None
 

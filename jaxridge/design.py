@@ -5,6 +5,7 @@ a penalty (ones for the intercept). Its standard form is  min ‖X̂ŵ − ŷ‖
 reflects the columns √ω Z onto the first q coordinates and drops those, and L = P^(−1/2) in powers of two of X.
 """
 
+import math
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import equinox as eqx
@@ -77,7 +78,7 @@ class Design(eqx.Module):
     def split(self, w: Float[Array, "*k a t"]) -> tuple[Array, Array]:
         """Coefficients in the order of the user's columns and intercepts, from those of [X Z]."""
         d, q, free = self.X.shape[1], self.Z.shape[1], self.terms.unpenalized
-        intercept = w[..., d, :] if self.terms.intercept else jnp.zeros_like(w[..., 0, :])
+        intercept = w[..., d, :] if self.terms.intercept else jnp.zeros((*w.shape[:-2], w.shape[-1]), w.dtype)
         coef = w[..., :d, :]
         if free:
             kept = [j for j in range(d + len(free)) if j not in free]
@@ -93,14 +94,19 @@ class Design(eqx.Module):
 
 def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
     """``x`` as a real floating array, or a ``ValueError`` that says what to pass instead."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name} is masked; drop its masked rows, or fill them, for example {name}.filled(0.0).")
     if isinstance(x, jax.Array | np.ndarray):
         array = x
     elif hasattr(x, "todense") or hasattr(x, "toarray"):
         raise ValueError(f"{name} is sparse ({type(x).__name__}); pass a dense array, for example {name}.todense().")
     else:
-        array = np.asarray(x)
+        try:
+            array = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} has rows of unequal length; every row needs a number for every column.") from None
     dtype = array.dtype
-    if dtype.kind in "OSUM":
+    if dtype.kind in "OSUMm":
         raise ValueError(f"{name} holds values that are not numbers (dtype {dtype}); encode or drop them first.")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} is complex ({dtype}); stack the real and imaginary parts as rows instead.")
@@ -110,9 +116,8 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         wanted = " or ".join(f"{k}-D" for k in ndim)
         hint = f"; use {name}[:, None] for one feature" if name == "X" and array.ndim == 1 else ""
         raise ValueError(f"{name} must be {wanted}, got shape {array.shape}{hint}.")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        return jnp.asarray(array, jnp.result_type(float))
-    return jnp.asarray(array)
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.asarray(array, dtype.newbyteorder("=") if floating else jnp.result_type(float))
 
 
 class Problem(TypedDict, total=False):
@@ -150,7 +155,7 @@ def checked(
         raise ValueError("X has no rows; at least one observation is needed.")
     if y.shape[0] != n:
         raise ValueError(f"y has {y.shape[0]} rows and X has {n}; they must be the same observations.")
-    dtype = jnp.result_type(X, y)
+    dtype = np.promote_types(X.dtype, y.dtype)
     if weights is not None:
         weights = as_floats("weights", weights, (1,)).astype(dtype)
         if weights.shape != (n,):
@@ -210,8 +215,13 @@ def _static_columns(unpenalized: Any, d: int) -> tuple[int, ...]:
 def _variance(X: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Float[Array, " d"]:
     """Weighted variance (divisor Σω) of each column; 1 where a column is constant up to rounding."""
     share = jnp.full(X.shape[0], 1 / X.shape[0], X.dtype) if weights is None else weights / jnp.sum(weights)
-    unit = power_of_two(-exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(X)), axis=0, initial=0.0)), X.dtype)
-    scaled = X * unit[None, :]
+    used = jnp.abs(jax.lax.stop_gradient(X))
+    if weights is not None:
+        used = jnp.where((weights > 0)[:, None], used, 0.0)
+    unit = power_of_two(-exponent(jnp.max(used, axis=0, initial=0.0)), X.dtype)
+    # Nothing of positive weight exceeds 1 here; what has none must not overflow.
+    most = 0.25 * math.sqrt(jnp.finfo(X.dtype).max)
+    scaled = jnp.clip(X * unit[None, :], -most, most)
     mean = matmul(share, scaled)
     variance = matmul(share, jnp.square(scaled - mean[None, :]))
     # The mean is known to n·eps of the largest entry, so a smaller deviation is rounding.
@@ -290,11 +300,12 @@ def standard_form(design: Design) -> StandardForm:
     X, Z, y, weights, penalty = jax.lax.stop_gradient((design.X, design.Z, design.y, design.weights, design.penalty))
     dtype, (n, q) = X.dtype, Z.shape
     root = None if weights is None else jnp.sqrt(weights)
-    # Rows of weight zero must not set the scale.
-    used = jnp.ones((n, 1), bool) if root is None else (root > 0)[:, None] | ~jnp.isfinite(root)[:, None]
-    column_size = jnp.max(jnp.where(used | ~jnp.isfinite(X), jnp.abs(X), 0.0), axis=0, initial=0.0)
-    free_size = jnp.max(jnp.abs(Z), axis=0)
-    y_size = jnp.max(jnp.where(used | ~jnp.isfinite(y), jnp.abs(y), 0.0), axis=0)
+    if root is not None:
+        # Rows of weight zero take no part and set no scale; what is not finite stays to be found.
+        unused = (root == 0)[:, None]
+        X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
+    column_size = jnp.max(jnp.abs(X), axis=0, initial=0.0)
+    free_size, y_size = jnp.max(jnp.abs(Z), axis=0), jnp.max(jnp.abs(y), axis=0)
     column_exponent, free_unit = exponent(column_size), power_of_two(-exponent(free_size), dtype)
     y_scale = power_of_two(exponent(y_size), dtype)
     row_exponent = jnp.zeros((), jnp.int32) if root is None else exponent(jnp.max(root))

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxridge import plan, select
 from jaxridge._norm import lam_of_norm
@@ -250,7 +251,7 @@ def _predict(X: Any, coef: Array, intercept: Array) -> Array:
     X = as_floats("X", X, (2,))
     if X.shape[1] != coef.shape[0]:
         raise ValueError(f"X has {X.shape[1]} columns and the model was fitted on {coef.shape[0]}; pass the same ones.")
-    dtype = jnp.result_type(X, coef)
+    dtype = np.promote_types(X.dtype, coef.dtype)
     product = matmul(X.astype(dtype), coef.astype(dtype))
     return product + jnp.broadcast_to(intercept.astype(dtype), product.shape)
 

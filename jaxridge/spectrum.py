@@ -25,7 +25,7 @@ from jaxridge._cholesky import from_cholesky
 from jaxridge._factor import Factor
 from jaxridge._implicit import attach
 from jaxridge._kernel import from_kernel
-from jaxridge._numerics import matmul, poison, safe_divide
+from jaxridge._numerics import exponent, log2, matmul, poison, power_of_two, safe_divide
 from jaxridge._result import RESULTS, first_failure
 from jaxridge._types import Array, Bool, Float, Lam
 from jaxridge.design import Beyond, Design, make_design, standard_form
@@ -79,8 +79,12 @@ class Spectrum(eqx.Module):
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """(Σⱼ pⱼ wⱼ²)^½, with derivative 0 where it is 0."""
-        squared = self.squared_norm(lam)
-        return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+        d = self.design.X.shape[1]
+        w = jnp.sqrt(self.design.penalty)[:, None] * self.coef(lam)[:d]
+        # In units of the largest entry: squares of 1e±200 leave the range of the dtype.
+        unit = power_of_two(exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(w)), axis=0, initial=0.0)), w.dtype)
+        squared = jnp.sum(jnp.square(w / unit[None, :]), axis=0)
+        return jnp.where(squared == 0, 0.0, unit * jnp.sqrt(jnp.where(squared == 0, 1.0, squared)))
 
     def dof(self, lam: Lam) -> Lam:
         """Effective degrees of freedom Σf, the trace of the hat matrix; unpenalised columns count one each."""
@@ -116,7 +120,9 @@ class Spectrum(eqx.Module):
         """log det(I + X̂X̂ᵀ/λ') over the penalised directions, the log-determinant of the evidence."""
         alpha, damping = _live_terms(self, lam)
         penalised = self.factor.mask[:, None] > 0
-        logs = jnp.where(penalised, jnp.log1p(safe_divide(alpha, damping)), 0.0)
+        unseen = jnp.where(alpha > 0, jnp.inf, 0.0)
+        ratio = jnp.where(damping == 0, unseen, safe_divide(alpha, damping))
+        logs = jnp.where(penalised, jnp.log1p(ratio), 0.0)
         return jnp.sum(logs, axis=0).reshape(jnp.shape(lam))
 
     def result(self, lam: Lam) -> Any:
@@ -169,8 +175,10 @@ def _dof_value(spectrum: Spectrum, lam: Lam, strict: bool = True) -> Lam:
 def _kept_value(spectrum: Spectrum, lam: Lam) -> Lam:
     """Σ(1−f) over the directions that the data see."""
     alpha, damping = _live_terms(spectrum, lam)
-    kept = jnp.where((spectrum.factor.s > 0)[:, None], safe_divide(damping, alpha + damping), 0.0)
-    return jnp.sum(kept, axis=0).reshape(jnp.shape(lam))
+    infinite = jnp.isinf(damping)
+    damping = jnp.where(infinite, 1.0, damping)
+    kept = jnp.where(infinite, 1.0, safe_divide(damping, alpha + damping))
+    return jnp.sum(jnp.where((spectrum.factor.s > 0)[:, None], kept, 0.0), axis=0).reshape(jnp.shape(lam))
 
 
 def _live_solution(spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
@@ -184,23 +192,23 @@ def _live_solution(spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
 def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
     """Penalised coefficients, then what they leave to the unpenalised ones.
 
-    A λ' beyond the range of the dtype swamps s², and dividing by λ and twice by the scale does without it: λ = 1e300
-    on data of size 1e-150 still gives Xᵀy/λ instead of 0.
+    Sizes are kept apart as exponents, so that only an answer beyond the range of the dtype leaves it: λ = 1e300 on
+    data of size 1e-150 gives Xᵀy/λ although λ' is beyond. s/(s²+λ') = 2^-h s/(s² 2^-h + λ' 2^-h), h the size of λ'.
     """
     factor = spectrum.factor
-    d, q = spectrum.design.X.shape[1], spectrum.design.Z.shape[1]
-    r = factor.s.shape[0] - q
-    s, z, checked = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
-    damping = checked * factor.scale * factor.scale
-    y_scale = jnp.broadcast_to(factor.y_scale[None, :], (1, z.shape[1]))
-    far = (damping > 0.25 * jnp.finfo(s.dtype).max) & jnp.isfinite(checked)
-    # scale · y_scale is about the size of the answer at λ = 0, and belongs to neither end of the product alone.
-    gain = jnp.where(far, 1.0, y_scale * factor.scale)
-    damped = safe_divide(s, jnp.where(far, 1.0, jnp.square(s) + damping))
-    w = matmul(factor.T[:d, :r] / factor.scale, damped * gain * z)
-    w = jnp.where(far, w * (y_scale / checked / factor.scale), w)
+    d, r = spectrum.design.X.shape[1], factor.s.shape[0] - spectrum.design.Z.shape[1]
+    s, z, lam = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
+    of_X, of_y, of_lam = log2(factor.scale), log2(factor.y_scale)[None, :], log2(lam)
+    of_damping, least = of_lam + 2 * of_X, jnp.finfo(s.dtype).minexp
+    size = jnp.where((lam > 0) & jnp.isfinite(lam), jnp.maximum(of_damping, 0), 0)
+    damping = (lam * power_of_two(-of_lam, s.dtype)) * power_of_two(jnp.clip(of_damping, least, 0), s.dtype)
+    damped = safe_divide(s, jnp.square(s) * power_of_two(-size, s.dtype) + damping)
+    power = of_X + of_y - size
+    half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
+    half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
+    w = matmul(factor.T[:d, :r] / factor.scale, damped * z) * half
     free = matmul(factor.T[d:, r:], factor.z[r:]) * factor.y_scale[None, :]
-    return jnp.concatenate([w, free - matmul(factor.centre, w)])
+    return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
 
 
 def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:

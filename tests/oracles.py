@@ -23,9 +23,23 @@ def ridge(X, y, lam, *, intercept=True, standardize=False, weights=None, penalty
     if not intercept:
         A, below = A[:, 1:], below[1:, 1:]
     b = (y.T * root).T
+    if lam == 0:
+        w = _least_norm(A, b, np.concatenate([[0.0], penalty])[1 - intercept :])
+        return (w[1:], w[0]) if intercept else (w, np.zeros(y.shape[1:]))
     zeros = np.zeros((below.shape[0], *y.shape[1:]))
     w = np.linalg.lstsq(np.concatenate([A, below]), np.concatenate([b, zeros]), rcond=None)[0]
     return (w[1:], w[0]) if intercept else (w, np.zeros(y.shape[1:]))
+
+
+def _least_norm(A, b, penalty):
+    """Of all least-squares solutions the one of least Σ p w²: unpenalised columns are projected out first."""
+    free, w = penalty == 0, np.zeros((A.shape[1], *b.shape[1:]))
+    root = np.sqrt(penalty[~free])
+    Q = np.linalg.qr(A[:, free])[0]
+    outside = lambda M: M - Q @ (Q.T @ M)  # noqa: E731
+    w[~free] = np.diag(1 / root) @ np.linalg.pinv(outside(outside(A[:, ~free] / root)), rcond=1e-13) @ outside(b)
+    w[free] = np.linalg.lstsq(A[:, free], b - A[:, ~free] @ w[~free], rcond=None)[0]
+    return w
 
 
 def hat(X, lam, **options):

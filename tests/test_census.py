@@ -22,7 +22,11 @@ def work(connection, dtype, tasks):
 
     for index, which, method in tasks:
         connection.send((index, which, method))
-        connection.send(census.judge(dtype, index, which, method))
+        try:
+            verdict = census.judge(dtype, index, which, method)
+        except Exception as error:
+            verdict = census.Verdict("wrong", f"raised {type(error).__name__}: {str(error)[:200]}")
+        connection.send(verdict)
     connection.close()
 
 
@@ -124,7 +128,6 @@ def failures(dtype, verdicts):
     ]
 
 
-@pytest.mark.xfail(reason="some inputs with scales at the ends of the dtype are neither solved nor flagged yet")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_nothing_is_silently_wrong(dtype):
     """At least 200 inputs: each solved to its condition or flagged, no hang, none flagged without need."""
