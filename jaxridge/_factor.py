@@ -30,6 +30,7 @@ class Factor(eqx.Module):
     y_scale: Float[Array, " t"]
     cutoff: Scalar
     full_rank: Bool[Array, ""]
+    complete: Bool[Array, ""]  # as many directions as measurements: nothing is left outside
     rank: Int[Array, ""]
     checks: Checks
 
@@ -92,14 +93,12 @@ def _assemble(
         ],
         axis=1,
     )
-    lev_perp, y_perp = jnp.zeros(p + q, dtype), form.lift(y_perp)
+    lev_perp, y_perp, complete = jnp.zeros(p + q, dtype), form.lift(y_perp), rows <= rank + q
     if p > d:
         lev_perp = jnp.maximum(1.0 - jnp.sum(jnp.square(U), axis=1), 0.0)
         if form.root_weights is not None:
-            # As many positive weights as directions: nothing is left outside, and rounding must not say so.
-            used = form.root_weights > 0
-            complete = rows <= rank + q
-            lev_perp = jnp.where(complete & used, 0.0, lev_perp)
+            # Rounding must not say that something is left outside where nothing is.
+            lev_perp = jnp.where(complete & (form.root_weights > 0), 0.0, lev_perp)
             y_perp = jnp.where(complete, 0.0, y_perp)
     return Factor(
         U=U,
@@ -116,6 +115,7 @@ def _assemble(
         y_scale=form.y_scale,
         cutoff=floor,
         full_rank=rank >= jnp.minimum(r, rows - q),
+        complete=complete,
         rank=rank,
         checks=form.checks,
     )

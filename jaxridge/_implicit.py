@@ -20,7 +20,8 @@ def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[
     """A function with the value of ``value`` and, to every order, the derivatives of ``live``.
 
     ``value`` may read a factorisation that was made under ``stop_gradient``; ``live`` states the same
-    quantity through the equations that define it. Only arguments that really move are differentiated.
+    quantity through the equations that define it. Only arguments that really move are differentiated. Compiled
+    as a whole also where it is called on its own.
     """
 
     @jax.custom_jvp
@@ -42,7 +43,7 @@ def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[
         return attached(*primals), tangent
 
     attached.defjvp(rule, symbolic_zeros=True)
-    return attached
+    return jax.jit(attached)
 
 
 def once_only(frozen: Any, live: Any, message: str | None) -> Any:

@@ -34,8 +34,8 @@ class KernelSpectrum(eqx.Module):
         return _dual(self, lam)
 
     def residual(self, lam: Lam) -> Float[Array, "n t"]:
-        """y − Kα = λα."""
-        return jnp.atleast_1d(lam)[None, :] * self.dual_coef(lam)
+        """y − Kα = λα, the part of y in the null space of K also at λ = 0."""
+        return _residual(self, lam)
 
     def rss(self, lam: Lam) -> Float[Array, " t"]:
         """‖y − Kα‖²."""
@@ -48,20 +48,19 @@ class KernelSpectrum(eqx.Module):
 
     def dof(self, lam: Lam) -> Lam:
         """tr K(K+λI)⁻¹."""
-        return self.K.shape[0] - self.residual_dof(lam)
+        return _dof(self, lam)
 
     def residual_dof(self, lam: Lam) -> Lam:
         """n − dof = λ tr G."""
-        return lam * jnp.sum(_inverse_diagonal(self, lam), axis=0).reshape(jnp.shape(lam))
+        return jnp.sum(self.one_minus_leverage(lam), axis=0).reshape(jnp.shape(lam))
 
     def one_minus_leverage(self, lam: Lam) -> Float[Array, "n c"]:
         """1 − hᵢ = λGᵢᵢ."""
-        return jnp.atleast_1d(lam)[None, :] * _inverse_diagonal(self, lam)
+        return _one_minus_hat(self, lam)
 
     def loo_residual(self, lam: Lam) -> Float[Array, "n t"]:
         """yᵢ minus the prediction of the fit without it: αᵢ/Gᵢᵢ."""
-        alpha = self.dual_coef(lam)
-        return alpha / jnp.broadcast_to(_inverse_diagonal(self, lam), alpha.shape)
+        return _loo_residual(self, lam)
 
     def logdet(self, lam: Lam) -> Lam:
         """log det(I + K/λ)."""
@@ -129,9 +128,37 @@ def _dual_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
     return matmul(spectrum.U, _seen(spectrum, lam) * matmul(spectrum.U.T, spectrum.y))
 
 
-def _diagonal_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    """Gᵢᵢ."""
-    return matmul(jnp.square(spectrum.U), _seen(spectrum, lam))
+def _kept(spectrum: KernelSpectrum, lam: Lam, least: Array) -> Float[Array, "n c"]:
+    """(least + λ)/(e + λ): 1 − f for least = 0; 1 where neither e nor λ is anything, and for infinite λ."""
+    lam = jnp.atleast_1d(lam)
+    lam = poison(lam, lam >= 0)[None, :] / spectrum.scale
+    e, infinite = spectrum.e[:, None], jnp.isinf(lam)
+    lam = jnp.where(infinite, 0.0, lam)
+    unseen = (e + lam == 0) | infinite
+    return jnp.where(unseen, 1.0, (least + lam) / jnp.where(unseen, 1.0, e + lam))
+
+
+def _residual_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    return matmul(spectrum.U, _kept(spectrum, lam, jnp.zeros_like(spectrum.scale)) * matmul(spectrum.U.T, spectrum.y))
+
+
+def _one_minus_hat_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    return matmul(jnp.square(spectrum.U), _kept(spectrum, lam, jnp.zeros_like(spectrum.scale)))
+
+
+def _dof_value(spectrum: KernelSpectrum, lam: Lam) -> Lam:
+    return jnp.sum(spectrum.e[:, None] * spectrum.scale * _seen(spectrum, lam), axis=0).reshape(jnp.shape(lam))
+
+
+def _dof_live(spectrum: KernelSpectrum, lam: Lam) -> Lam:
+    return -jnp.sum(lam * _diagonal_live(spectrum, lam), axis=0).reshape(jnp.shape(lam))
+
+
+def _loo_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    """λα/(λG) with the common factor λ replaced by e_min + λ, which leaves both as good at λ = 0 as anywhere."""
+    kept = _kept(spectrum, lam, jnp.min(spectrum.e, initial=jnp.inf))
+    numerator = matmul(spectrum.U, kept * matmul(spectrum.U.T, spectrum.y))
+    return numerator / jnp.broadcast_to(matmul(jnp.square(spectrum.U), kept), numerator.shape)
 
 
 def _diagonal_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -140,8 +167,9 @@ def _diagonal_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
 
 
 def _logdet_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    ratio = safe_divide(spectrum.e[:, None] * spectrum.scale, jnp.atleast_1d(lam)[None, :])
-    return jnp.sum(jnp.log1p(ratio), axis=0).reshape(jnp.shape(lam))
+    shape, lam, e = jnp.shape(lam), jnp.atleast_1d(lam)[None, :], spectrum.e[:, None] * spectrum.scale
+    ratio = jnp.where((e == 0) & (lam == 0), 0.0, e / lam)
+    return jnp.sum(jnp.log1p(ratio), axis=0).reshape(shape)
 
 
 def _logdet_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -153,6 +181,20 @@ def _logdet_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
     return jax.vmap(one)(jnp.atleast_1d(lam)).reshape(jnp.shape(lam))
 
 
-_dual = attach(_dual_value, lambda spectrum, lam: _carrier(spectrum, lam, spectrum.y))
-_inverse_diagonal = attach(_diagonal_value, _diagonal_live)
+def _dual_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    return _carrier(spectrum, lam, spectrum.y)
+
+
+def _loo_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    alpha = _dual_live(spectrum, lam)
+    return alpha / jnp.broadcast_to(_diagonal_live(spectrum, lam), alpha.shape)
+
+
+_dual = attach(_dual_value, _dual_live)
+_residual = attach(_residual_value, lambda spectrum, lam: jnp.atleast_1d(lam)[None, :] * _dual_live(spectrum, lam))
+_one_minus_hat = attach(
+    _one_minus_hat_value, lambda spectrum, lam: jnp.atleast_1d(lam)[None, :] * _diagonal_live(spectrum, lam)
+)
+_dof = attach(_dof_value, _dof_live)
+_loo_residual = attach(_loo_value, _loo_live)
 _logdet = attach(_logdet_value, _logdet_live)

@@ -216,7 +216,7 @@ def exact(rule: Callable[..., Array]) -> Callable[..., Array]:
     >>> def score(X):
     ...     problem = design.make_design(X, jnp.array([1.0, 2.0, 4.0]), intercept=False)
     ...     return select.exact(select.gcv)(problem, spectrum.from_design(problem), jnp.array(1.0))[0]
-    >>> jax.hessian(score)(jnp.ones((3, 1))).shape
+    >>> jax.jit(jax.hessian(score))(jnp.ones((3, 1))).shape
     (3, 1, 3, 1)
     """
 

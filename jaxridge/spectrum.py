@@ -118,11 +118,16 @@ class Spectrum(eqx.Module):
 
     def logdet(self, lam: Lam) -> Lam:
         """log det(I + X̂X̂ᵀ/λ') over the penalised directions, the log-determinant of the evidence."""
-        alpha, damping = _live_terms(self, lam)
-        penalised = self.factor.mask[:, None] > 0
+        factor, lams = self.factor, _checked(lam)[None, :]
+        alpha, beta = (x[:, None] for x in _live.squares(self.design, factor))
+        damping = _live.damping_of(factor, lams[0], beta[:, 0])
         unseen = jnp.where(alpha > 0, jnp.inf, 0.0)
-        ratio = jnp.where(damping == 0, unseen, safe_divide(alpha, damping))
-        logs = jnp.where(penalised, jnp.log1p(ratio), 0.0)
+        ratio = jnp.where(damping == 0, unseen, alpha / jnp.where(damping == 0, 1.0, damping))
+        penalised = factor.mask[:, None] > 0
+        # Beside a ratio beyond the range of the dtype 1 is nothing, and its parts are within.
+        far = jnp.isinf(ratio) & penalised
+        parts = jnp.log(jnp.where(far, alpha, 1.0)) - jnp.log(jnp.where(far, beta * lams, 1.0))
+        logs = jnp.where(far, parts - 2.0 * jnp.log(factor.scale), jnp.log1p(jnp.where(far | ~penalised, 0.0, ratio)))
         return jnp.sum(logs, axis=0).reshape(jnp.shape(lam))
 
     def result(self, lam: Lam) -> Any:
@@ -271,13 +276,14 @@ def _loo_value(spectrum: Spectrum, lam: Lam) -> Array:
     """
     factor = spectrum.factor
     damping, s = _frozen_damping(spectrum, lam), factor.s[:, None]
-    penalised = factor.mask[:, None] > 0
-    smallest = jnp.min(jnp.where(penalised, s, jnp.inf), initial=jnp.inf)
-    inside = jnp.max(factor.lev_perp) == 0
+    # Where the measurements are complete an unseen direction is one that rows of weight zero span.
+    counts = (factor.mask[:, None] > 0) & ((s > 0) | ~factor.complete)
+    smallest = jnp.min(jnp.where(counts, s, jnp.inf), initial=jnp.inf)
+    inside = factor.complete | (jnp.max(factor.lev_perp) == 0)
     smallest = jnp.where(inside & jnp.isfinite(smallest), smallest, 0.0)
     ratio = (jnp.square(smallest) + damping) / jnp.where(s > 0, jnp.square(s) + damping, 1.0)
     kept = jnp.where((s > 0) & ~jnp.isinf(damping), ratio, 1.0)
-    kept = jnp.where(penalised, kept, 0.0)
+    kept = jnp.where(counts, kept, 0.0)
     numerator = factor.y_perp + matmul(factor.U, kept * factor.z)
     denominator = factor.lev_perp[:, None] + matmul(jnp.square(factor.U), kept)
     scaled = numerator / jnp.broadcast_to(denominator, numerator.shape)
@@ -311,11 +317,13 @@ _dof_exact = attach(_dof_value, _dof_live)
 _kept_exact = attach(_kept_value, lambda spectrum, lam: -_dof_live(spectrum, lam))
 
 
+@jax.jit
 def from_design(design: Design) -> Spectrum:
     """Factor by QR and SVD: right to the condition of X. The default of every verb."""
     return Spectrum(design, jax.lax.stop_gradient(_factor.svd(standard_form(design))))
 
 
+@jax.jit
 def from_gram(design: Design) -> Spectrum:
     """Factor the smaller Gram matrix: two to four times faster, right to the condition of X squared."""
     return Spectrum(design, jax.lax.stop_gradient(_factor.gram(standard_form(design))))
