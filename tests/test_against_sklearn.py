@@ -1,4 +1,4 @@
-"""The same numbers as scikit-learn on what both do, and right where it is known to fail."""
+"""The same numbers as scikit-learn and others on what both do, and right where they are known to fail."""
 
 import jax
 import jax.numpy as jnp
@@ -135,3 +135,42 @@ def test_the_edge_of_the_grid_is_said():
     assert bool(choice.at_edge)
     assert "widen lams" in choice.message()
     assert jxr.ridge_cv(X, y, LAMS).message() == ""
+
+
+# Longley (1967), J. Amer. Statist. Assoc. 62, 819: GNP deflator (the target), GNP, unemployed, armed forces,
+# population, year, employed.
+LONGLEY = np.array(
+    [
+        [83.0, 234.289, 235.6, 159.0, 107.608, 1947, 60.323],
+        [88.5, 259.426, 232.5, 145.6, 108.632, 1948, 61.122],
+        [88.2, 258.054, 368.2, 161.6, 109.773, 1949, 60.171],
+        [89.5, 284.599, 335.1, 165.0, 110.929, 1950, 61.187],
+        [96.2, 328.975, 209.9, 309.9, 112.075, 1951, 63.221],
+        [98.1, 346.999, 193.2, 359.4, 113.270, 1952, 63.639],
+        [99.0, 365.385, 187.0, 354.7, 115.094, 1953, 64.989],
+        [100.0, 363.112, 357.8, 335.0, 116.219, 1954, 63.761],
+        [101.2, 397.469, 290.4, 304.8, 117.388, 1955, 66.019],
+        [104.6, 419.180, 282.2, 285.7, 118.734, 1956, 67.857],
+        [108.4, 442.769, 293.6, 279.8, 120.445, 1957, 68.169],
+        [110.8, 444.546, 468.1, 263.7, 121.950, 1958, 66.513],
+        [112.6, 482.704, 381.3, 255.2, 123.366, 1959, 68.655],
+        [114.2, 502.601, 393.1, 251.4, 125.368, 1960, 69.564],
+        [115.7, 518.173, 480.6, 257.2, 127.852, 1961, 69.331],
+        [116.9, 554.894, 400.7, 282.7, 130.081, 1962, 70.551],
+    ]
+)
+
+
+def gcv_of_mass(design, spectrum, lam):
+    """GCV as R's ``MASS::lm.ridge`` has it: rss / (n − dof)², with a dof that leaves the intercept out."""
+    return spectrum.rss(lam) / jnp.square(spectrum.residual_dof(lam) + 1.0)
+
+
+def test_longley_equals_lm_ridge():
+    """``lm.ridge(y ~ ., longley, lambda = seq(0, 0.1, 1e-4))``: "smallest value of GCV at 0.0057".
+
+    Its columns have unit standard deviation with divisor n, as ours have.
+    """
+    y, X = LONGLEY[:, 0], LONGLEY[:, 1:]
+    choice = jxr.ridge_cv(X, y, np.arange(1001) * 1e-4, rule=gcv_of_mass, standardize=True)
+    assert float(choice.lam) == pytest.approx(0.0057, abs=1e-9)
