@@ -103,8 +103,8 @@ def evaluate(spectrum: Spectrum, lams: Any, rules: Sequence[Any], per_target: bo
 
     def choice(rule: Any) -> Choice:
         scores, spread = select.evaluate(select.bind(rule, spectrum), spectrum, lams, MEMORY)
-        index, lam = select.choose(select.lowest, lams, scores, spread, per_target)
-        at_edge = (lam <= jnp.min(lams)) | (lam >= jnp.max(lams))
+        share = None if per_target else select.share_of(scores)
+        index, lam, at_edge = select.choose(select.lowest, lams, scores, spread, share)
         fit = _fit(spectrum, lam) if per_target else jax.tree.map(lambda x: x[index], fits)
         return Choice(lam, lams, scores, spread, index, at_edge, fit)
 

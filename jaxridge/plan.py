@@ -19,8 +19,10 @@ class Chunks(NamedTuple):
     memory: int
 
     def __str__(self) -> str:
-        rounds = math.ceil(self.lams / self.together)
-        return f"{self.lams} lams, {self.together} at a time in {rounds} rounds of {self.bytes / 2**20:.0f} MiB"
+        rounds, size = math.ceil(self.lams / self.together), f"{self.bytes / 2**20:.1f} MiB"
+        if rounds == 1:
+            return f"{self.lams} lams at once in {size}"
+        return f"{self.lams} lams, {self.together} at a time in {rounds} rounds of {size}"
 
 
 def chunks(rows: int, targets: int, lams: int, dtype: jnp.dtype, memory: int = MEMORY) -> Chunks:
@@ -28,7 +30,7 @@ def chunks(rows: int, targets: int, lams: int, dtype: jnp.dtype, memory: int = M
 
     >>> import jax.numpy as jnp
     >>> print(chunks(5000, 100, 100, jnp.dtype("float64"), memory=2**28))
-    100 lams, 22 at a time in 5 rounds of 252 MiB
+    100 lams, 22 at a time in 5 rounds of 251.8 MiB
     """
     if memory <= 0:
         raise ValueError(f"memory is {memory} bytes; pass a positive number such as 2**28.")

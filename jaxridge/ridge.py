@@ -100,7 +100,7 @@ class Choice(eqx.Module):
         """What a reader should know about this choice; empty if there is nothing to say."""
         if not bool(jnp.any(self.at_edge)):
             return ""
-        low, high = float(jnp.min(self.lams)), float(jnp.max(self.lams))
+        low, high = (float(end) for end in select.ends(self.lams.ravel()))
         return (
             f"The chosen lam lies at an edge of the grid [{low:.3g}, {high:.3g}], so a better one may lie "
             "outside: widen lams."
@@ -303,10 +303,10 @@ def _ridge_cv(
     lams = select.grid(spectrum) if lams is None else lams
     bound = select.bind(rule, spectrum)
     scores, spread = select.evaluate(bound, spectrum, lams, memory)
-    index, lam = select.choose(pick, lams, scores, spread, per_target)
-    at_edge = (lam <= jnp.min(lams, axis=0)) | (lam >= jnp.max(lams, axis=0))
+    share = None if per_target else select.share_of(scores)
+    index, lam, at_edge = select.choose(pick, lams, scores, spread, share)
     if refine:
-        lam = select.refine(bound, spectrum, lams, lam, per_target)
+        lam = select.refine(bound, spectrum, lams, lam, share)
     if terms.single:
         scores, spread = scores[:, 0], None if spread is None else spread[:, 0]
         if per_target:

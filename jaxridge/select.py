@@ -17,7 +17,7 @@ from jaxridge import _secular
 from jaxridge._folds import Folds, fold_factors, held_out, partition
 from jaxridge._implicit import implicit_root
 from jaxridge._numerics import matmul
-from jaxridge._types import Array, Float, Int, Lam
+from jaxridge._types import Array, Bool, Float, Int, Lam
 from jaxridge.design import Design, as_floats
 from jaxridge.plan import chunks
 from jaxridge.spectrum import Spectrum
@@ -159,10 +159,16 @@ def kfold(
     fixed_labels = None if labels is None else tuple(np.unique(np.asarray(labels), return_inverse=True)[1].tolist())
     fixed_splits = None
     if splits is not None:
-        fixed_splits = tuple(
-            (tuple(np.asarray(train).tolist()), tuple(np.asarray(test).tolist())) for train, test in splits
-        )
+        fixed_splits = tuple((_row_numbers(train), _row_numbers(test)) for train, test in splits)
     return KFold(int(folds), key, fixed_labels, fixed_splits, loss)
+
+
+def _row_numbers(rows: Any) -> tuple[int, ...]:
+    """One side of a split as whole numbers."""
+    rows = np.asarray(rows)
+    if rows.size and not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"splits holds rows of type {rows.dtype}; pass row numbers, np.flatnonzero(mask) for a mask.")
+    return tuple(rows.astype(int).tolist())
 
 
 class Holdout(eqx.Module):
@@ -276,8 +282,20 @@ def one_standard_error(lams: Float[Array, " k"], scores: Float[Array, " k"], spr
     if spread is None:
         raise ValueError("one_standard_error needs a rule with a spread: loo, leave_one_out, kfold or holdout.")
     best = lowest(lams, scores, spread)
-    as_good = scores <= scores[best] + spread[best]
+    # One row or fold has no spread.
+    as_good = scores <= scores[best] + jnp.where(jnp.isnan(spread[best]), 0.0, spread[best])
     return jnp.argmax(jnp.where(as_good, lams, -jnp.inf))
+
+
+def share_of(scores: Float[Array, "k t"]) -> Float[Array, " t"]:
+    """What each target counts in the mean over targets: one whose y is not finite, so that it has no score, nothing."""
+    usable = ~jnp.all(jnp.isnan(scores), axis=0)
+    return usable.astype(scores.dtype) / jnp.maximum(jnp.sum(usable, dtype=scores.dtype), 1.0)
+
+
+def _average(x: Float[Array, "*k t"], share: Float[Array, " t"]) -> Float[Array, "*k"]:
+    """Mean over the targets that count."""
+    return matmul(jnp.where(jnp.broadcast_to(share > 0, x.shape), x, 0.0), share)
 
 
 def choose(
@@ -285,35 +303,44 @@ def choose(
     lams: Float[Array, "k *t"],
     scores: Float[Array, "k t"],
     spread: Float[Array, "k t"] | None,
-    per_target: bool,
-) -> tuple[Int[Array, "*t"], Array]:
-    """Grid index and λ that ``pick`` takes, for each target or for the mean over targets.
+    share: Float[Array, " t"] | None,
+) -> tuple[Int[Array, "*t"], Array, Bool[Array, "*t"]]:
+    """Grid index and λ that ``pick`` takes, and whether a better λ may lie beyond the grid.
 
-    A target whose scores are all NaN (its y is not finite) has no say in the mean.
+    For each target, or with the `share_of` each for their mean.
     """
-    if not per_target:
-        usable = ~jnp.all(jnp.isnan(scores), axis=0)
-        share = usable.astype(scores.dtype) / jnp.maximum(jnp.sum(usable, dtype=scores.dtype), 1.0)
-
-        def mean(x: Array | None) -> Array | None:
-            return None if x is None else matmul(jnp.where(usable[None, :], x, 0.0), share)
-
-        index = pick(lams, mean(scores), mean(spread))
-        return index, lams[index]
+    if share is not None:
+        scores = _average(scores, share)[:, None]
+        spread = None if spread is None else _average(spread, share)[:, None]
     columns = lams if lams.ndim == 2 else jnp.broadcast_to(lams[:, None], scores.shape)
     index = jax.vmap(pick, in_axes=(1, 1, None if spread is None else 1))(columns, scores, spread)
-    return index, jnp.take_along_axis(columns, index[None, :], axis=0)[0]
+    lam = jnp.take_along_axis(columns, index[None, :], axis=0)[0]
+    low, high = ends(columns)
+    # Nothing lies below λ = 0 or above infinity.
+    at_edge = ((lam <= low) & (lam > 0)) | ((lam >= high) & (lam < jnp.inf))
+    at_edge &= ~jnp.all(jnp.isnan(scores), axis=0)
+    return (index, lam, at_edge) if share is None else (index[0], lam[0], at_edge[0])
 
 
-def refine(rule: Any, spectrum: Spectrum, lams: Float[Array, "k *t"], lam: Array, per_target: bool) -> Array:
+def ends(lams: Float[Array, "k *t"]) -> tuple[Array, Array]:
+    """The least and the largest valid λ of a grid."""
+    low = jnp.min(jnp.where(lams >= 0, lams, jnp.inf), axis=0)
+    return low, jnp.max(jnp.where(lams >= 0, lams, -jnp.inf), axis=0)
+
+
+def refine(
+    rule: Any, spectrum: Spectrum, lams: Float[Array, "k *t"], lam: Array, share: Float[Array, " t"] | None
+) -> Array:
     """The λ between the neighbours of a grid point at which the rule is stationary, rule'(λ) = 0.
 
-    Where the slope does not change sign between the neighbours (an edge of the grid) the grid point stays.
+    Where the slope does not change sign between the neighbours, and at an edge of the grid, the grid point stays.
     The derivative of the result is that of the stationary point, by the implicit function theorem.
     """
-    low = jnp.max(jnp.where(lams < lam, lams, 0.0), axis=0)
-    high = jnp.min(jnp.where(lams > lam, lams, jnp.inf), axis=0)
-    inner = (lam > 0) & (high < jnp.inf)
+    points, here = (lams if lams.ndim == 2 else lams[:, None]), jnp.atleast_1d(lam)
+    below, above = (points >= 0) & (points < here[None, :]), points > here[None, :]
+    low = jnp.max(jnp.where(below, points, 0.0), axis=0).reshape(lam.shape)
+    high = jnp.min(jnp.where(above, points, jnp.inf), axis=0).reshape(lam.shape)
+    inner = jnp.any(below, axis=0).reshape(lam.shape) & (high < jnp.inf)
     # A neighbour λ = 0 has no logarithm; below eps·λ the rule is at its value in 0.
     low = jnp.where(inner, jnp.maximum(low, lam * jnp.finfo(lam.dtype).eps), 0.5)
     high = jnp.where(inner, high, 2.0)
@@ -321,7 +348,7 @@ def refine(rule: Any, spectrum: Spectrum, lams: Float[Array, "k *t"], lam: Array
     def slope(rule: Any, spectrum: Spectrum, x: Array) -> Array:
         def score(x: Array) -> Array:
             scores = rule(spectrum.design, spectrum, jnp.exp(x))
-            return scores if per_target else jnp.mean(scores)
+            return scores if share is None else _average(scores, share)
 
         return jax.jvp(score, (x,), (jnp.ones_like(x),))[1]
 
