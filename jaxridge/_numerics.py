@@ -20,26 +20,34 @@ def safe_divide(a: Array, b: Array) -> Array:
     return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
+def log2(x: Array) -> Array:
+    """The integer k with 2^k <= |x| < 2^(k+1), read off the bits; 0 for zero, subnormals, infinity and NaN."""
+    info = jnp.finfo(x.dtype)
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{info.bits}"))
+    biased = jax.lax.shift_right_logical(bits, jnp.full_like(bits, info.nmant)) & (2 * info.maxexp - 1)
+    regular = (biased > 0) & (biased < 2 * info.maxexp - 1)
+    return jnp.where(regular, biased - (info.maxexp - 1), 0).astype(jnp.int32)
+
+
 def exponent(x: Array) -> Array:
     """The integer e with 2^(e-1) <= |x| < 2^e, held to the range in which 2^e and 2^-e exist.
 
     It is 0 for zero and for anything that is not finite.
     """
-    limit = jnp.finfo(x.dtype).maxexp - 4
-    regular = jnp.isfinite(x) & (x != 0)
-    _, e = jnp.frexp(jnp.where(regular, x, 0.5))
-    return jnp.clip(e, -limit, limit)
-
-
-def log2(x: Array) -> Array:
-    """The integer k with 2^k <= |x| < 2^(k+1); 0 for zero, a subnormal and anything that is not finite."""
-    regular = jnp.isfinite(x) & (jnp.abs(x) >= jnp.finfo(x.dtype).tiny)
-    return jnp.where(regular, jnp.frexp(jnp.where(regular, x, 1.0))[1] - 1, 0)
+    limit, tiny = jnp.finfo(x.dtype).maxexp - 4, jnp.finfo(x.dtype).tiny
+    regular = jnp.isfinite(x) & (jnp.abs(x) >= tiny)
+    return jnp.where(regular, jnp.clip(log2(x) + 1, -limit, limit), 0)
 
 
 def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
-    """2^e without rounding: scaling by it is exact, so that squares neither overflow nor vanish."""
-    return jnp.ldexp(jnp.ones((), dtype), e)
+    """2^e without rounding, by its bits: scaling by it is exact, so that squares neither overflow nor vanish.
+
+    Infinity above the range of the dtype and 0 below it.
+    """
+    info = jnp.finfo(dtype)
+    whole = jnp.dtype(f"int{info.bits}")
+    biased = jnp.clip(e.astype(whole) + (info.maxexp - 1), 0, 2 * info.maxexp - 1)
+    return jax.lax.bitcast_convert_type(biased << info.nmant, dtype)
 
 
 def cutoff(s: Float[Array, " m"], shape: tuple[int, ...]) -> Scalar:
