@@ -6,6 +6,10 @@ from pathlib import Path
 # Workers run side by side: threads of BLAS that wait for one another by spinning slow each other down tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Most of the time goes to LLVM for programs that run once; the census, which holds every number to its bound, and
+# `make bench` leave its optimisation on.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 
 jax.config.update("jax_enable_x64", True)

@@ -4,7 +4,9 @@
 """
 
 import multiprocessing
+import os
 import time
+import unittest.mock
 from collections import Counter
 from multiprocessing.connection import wait
 
@@ -50,7 +52,9 @@ class Worker:
         self.dtype, self.tasks, self.current = dtype, list(tasks), None
         self.connection, child = context.Pipe(duplex=False)
         self.process = context.Process(target=work, args=(child, dtype, self.tasks), daemon=True)
-        self.process.start()
+        # Programs as users run them: with the optimisation that conftest.py turns off.
+        with unittest.mock.patch.dict(os.environ, XLA_FLAGS=""):
+            self.process.start()
         child.close()
         self.warm = set()
         self.deadline = time.monotonic() + WARM_UP
