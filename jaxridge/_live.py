@@ -224,10 +224,11 @@ def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -
     if change.rows is not None:
         N = matmul(U.T, change.rows)
         if power == 1:
-            # (I − H) d without subtracting: the part outside U, and 1 − f inside it.
-            kept = jnp.where(s == 0, 1.0, beta * lam * rho)
-            left = change.rows - matmul(U, N) if U.shape[0] > U.shape[1] else jnp.zeros_like(change.rows)
-            left = left + matmul(U, kept[:, None] * N)
+            # (I − H) d. Where U is square all of it lies inside, and 1 − f says so without subtracting.
+            if U.shape[0] > U.shape[1]:
+                left = change.rows - matmul(U, (s * s * rho)[:, None] * N)
+            else:
+                left = matmul(U, jnp.where(s == 0, 1.0, beta * lam * rho)[:, None] * N)
             total += 2.0 * jnp.sum(left * scores * rho[None, :], axis=1)
         else:
             total += 2.0 * jnp.sum(change.rows * scores * kappa[-1][None, :], axis=1)
