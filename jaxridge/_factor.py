@@ -19,7 +19,10 @@ class Factor(eqx.Module):
     U: Float[Array, "n m"]
     s: Float[Array, " m"]
     mask: Float[Array, " m"]  # β: 1 penalised, 0 not
-    T: Float[Array, "a m"]
+    V: Float[Array, "p r"]  # right singular vectors, in the basis if there is one
+    basis: Float[Array, "d p"] | None
+    unit: Float[Array, " d"]
+    free_to_coef: Float[Array, "q q"]
     z: Float[Array, "m t"]
     y_perp: Float[Array, "n t"]
     rss_perp: Float[Array, " t"]
@@ -33,6 +36,32 @@ class Factor(eqx.Module):
     complete: Bool[Array, ""]  # as many directions as measurements: nothing is left outside
     rank: Int[Array, ""]
     checks: Checks
+
+    @property
+    def T(self) -> Float[Array, "a m"]:
+        """Formed for first derivatives in the data only; `times` and `transposed_times` do without."""
+        d, q = self.unit.shape[0], self.free_to_coef.shape[0]
+        kept = self.unit[:, None] * (self.V if self.basis is None else matmul(self.basis, self.V))
+        free = jnp.concatenate([jnp.zeros((d, q), kept.dtype), self.free_to_coef])
+        return jnp.concatenate([jnp.concatenate([kept, -matmul(self.centre, kept)]), free], axis=1)
+
+    def penalised_times(self, x: Float[Array, "r t"]) -> Float[Array, "d t"]:
+        """The rows of T for the penalised columns, times x."""
+        along = matmul(self.V, x)
+        return self.unit[:, None] * (along if self.basis is None else matmul(self.basis, along))
+
+    def times(self, x: Float[Array, "m t"]) -> Float[Array, "a t"]:
+        """Tx."""
+        r = self.V.shape[1]
+        w = self.penalised_times(x[:r])
+        return jnp.concatenate([w, matmul(self.free_to_coef, x[r:]) - matmul(self.centre, w)])
+
+    def transposed_times(self, b: Float[Array, "a t"]) -> Float[Array, "m t"]:
+        """Tᵀb."""
+        d = self.unit.shape[0]
+        inner = self.unit[:, None] * (b[:d] - matmul(self.centre.T, b[d:]))
+        inner = inner if self.basis is None else matmul(self.basis.T, inner)
+        return jnp.concatenate([matmul(self.V.T, inner), matmul(self.free_to_coef.T, b[d:])])
 
     def without_rows(self) -> "Factor":
         """All that coefficients need, none of the arrays that have a row per observation."""
@@ -48,10 +77,10 @@ def svd(form: StandardForm) -> Factor:
         W, s, Vt = jnp.linalg.svd(R, full_matrices=False)
         Qy = matmul(Q.T, form.y)
         # Qᵀy before Wᵀ, so that a path without leverages never forms Q W.
-        return _assemble(form, matmul(Q, W), s, Vt.T, matmul(W.T, Qy), form.y - matmul(Q, Qy))
+        return _assemble(form, matmul(Q, W), s, Vt.T, None, matmul(W.T, Qy), form.y - matmul(Q, Qy))
     Q, R = jnp.linalg.qr(form.X.T)
     U, s, Wt = jnp.linalg.svd(R.T, full_matrices=False)
-    return _assemble(form, U, s, matmul(Q, Wt.T), matmul(U.T, form.y), jnp.zeros_like(form.y))
+    return _assemble(form, U, s, Wt.T, Q, matmul(U.T, form.y), jnp.zeros_like(form.y))
 
 
 def gram(form: StandardForm) -> Factor:
@@ -62,18 +91,20 @@ def gram(form: StandardForm) -> Factor:
     e, V = e[::-1], V[:, ::-1]
     # An eigenvalue of a Gram matrix is known to eps·e₁, so its root only to √eps·s₁.
     s = jnp.sqrt(jnp.where(e > max(*X.shape, 1) * jnp.finfo(X.dtype).eps * jnp.max(e, initial=0.0), e, 0.0))
-    other = matmul(X if tall else X.T, V) / jnp.where(s > 0, s, jnp.inf)[None, :]
+    scaled = V / jnp.where(s > 0, s, jnp.inf)[None, :]
     if tall:
-        z = matmul(other.T, form.y)
-        return _assemble(form, other, s, V, z, form.y - matmul(other, z))
-    return _assemble(form, V, s, other, matmul(V.T, form.y), jnp.zeros_like(form.y))
+        U = matmul(X, scaled)
+        z = matmul(U.T, form.y)
+        return _assemble(form, U, s, V, None, z, form.y - matmul(U, z))
+    return _assemble(form, V, s, scaled, X.T, matmul(V.T, form.y), jnp.zeros_like(form.y))
 
 
 def _assemble(
     form: StandardForm,
     U: Float[Array, "p r"],
     s: Float[Array, " r"],
-    V: Float[Array, "d r"],
+    V: Float[Array, "p r"],
+    basis: Float[Array, "d p"] | None,
     z: Float[Array, "r t"],
     y_perp: Float[Array, "p t"],
 ) -> Factor:
@@ -85,14 +116,6 @@ def _assemble(
     rank = jnp.sum(s > 0)
     rows = p + q if form.root_weights is None else jnp.sum(form.root_weights > 0)
     U = jnp.concatenate([form.lift(U), form.free_basis()], axis=1)
-    Tp = form.unit[:, None] * V
-    T = jnp.concatenate(
-        [
-            jnp.concatenate([Tp, -matmul(form.centre, Tp)]),
-            jnp.concatenate([jnp.zeros((d, q), dtype), form.free_to_coef]),
-        ],
-        axis=1,
-    )
     lev_perp, y_perp, complete = jnp.zeros(p + q, dtype), form.lift(y_perp), rows <= rank + q
     if p > d:
         lev_perp = jnp.maximum(1.0 - jnp.sum(jnp.square(U), axis=1), 0.0)
@@ -104,7 +127,10 @@ def _assemble(
         U=U,
         s=jnp.concatenate([s, jnp.ones(q, dtype)]),
         mask=jnp.concatenate([jnp.ones(r, dtype), jnp.zeros(q, dtype)]),
-        T=T,
+        V=V,
+        basis=basis,
+        unit=form.unit,
+        free_to_coef=form.free_to_coef,
         z=jnp.concatenate([z, form.free_y]),
         y_perp=y_perp,
         rss_perp=jnp.sum(jnp.square(y_perp), axis=0),

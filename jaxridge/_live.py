@@ -47,17 +47,17 @@ def _solve(factor: Factor, design: Design, lam: Array, a: Array, b: Array) -> tu
     """(g, w) with  g + √ωA w = a,  Aᵀ√ω g − λP w = b  (tall), or  λg + √ωA w = a,  Aᵀ√ω g − P w = b  (wide)."""
     s, unit = factor.s[:, None], (factor.mask * factor.scale * factor.scale)[:, None]
     damping = damping_of(factor, lam)
-    Ua, Tb = matmul(factor.U.T, a), matmul(factor.T.T, b)
+    Ua, Tb = matmul(factor.U.T, a), factor.transposed_times(b)
     if design.wide:
         g = matmul(factor.U, _divide(unit * Ua + s * Tb, factor.s, damping))
-        along = matmul(factor.T, _divide(s * Ua - lam[None, :] * Tb, factor.s, damping))
+        along = factor.times(_divide(s * Ua - lam[None, :] * Tb, factor.s, damping))
         # Directions that X does not see at all: P w = −b there, and the unpenalised columns make up for them.
-        d, penalised = design.X.shape[1], matmul(factor.T, factor.mask[:, None] * Tb)
+        d, penalised = design.X.shape[1], factor.times(factor.mask[:, None] * Tb)
         outside = (b[:d] - matmul(factor.centre.T, b[d:])) / design.penalty[:, None]
         outside = jnp.concatenate([outside, -matmul(factor.centre, outside)])
         return g, along - (outside - penalised / jnp.square(factor.scale))
     g = a - matmul(factor.U, Ua) + matmul(factor.U, _divide(damping * Ua + s * Tb, factor.s, damping))
-    return g, matmul(factor.T, _divide(s * Ua - Tb, factor.s, damping))
+    return g, factor.times(_divide(s * Ua - Tb, factor.s, damping))
 
 
 def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tuple[Array, Array]:
@@ -112,7 +112,7 @@ def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tup
 def solution(design: Design, factor: Factor, lam: Lam) -> tuple[Float[Array, "n t"], Float[Array, "a t"]]:
     """Residuals y − [X Z]w and coefficients w at λ, live."""
     a = design.weigh(design.y) if design.wide else design.y
-    b = jnp.zeros((factor.T.shape[0], a.shape[1]), a.dtype)
+    b = jnp.zeros((design.X.shape[1] + design.Z.shape[1], a.shape[1]), a.dtype)
     v, w = carrier(design, factor, lam, a, b)
     if not design.wide:
         return v, w
@@ -123,7 +123,7 @@ def solution(design: Design, factor: Factor, lam: Lam) -> tuple[Float[Array, "n 
 
 def hat_diagonal(design: Design, factor: Factor, lam: Lam) -> Float[Array, "n c"]:
     """Leverages at each of the c λs, live to every order: one solve with a column per feature (or row)."""
-    n, a = design.X.shape[0], factor.T.shape[0]
+    n, a = design.X.shape[0], design.X.shape[1] + design.Z.shape[1]
 
     def one(lam: Array) -> Array:
         if design.wide:

@@ -264,8 +264,9 @@ def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, st
     letters = min(max(len(name) for _, name, _ in labels), LETTERS)
     room = min((0.6 * FONT * letters + LEADER + 6) / (72 * inches.width), 0.5)
     low, high = np.log(lams[0]), np.log(lams[-1])
-    span = max(high - low, 1.0) / (1 - room)
-    ax.set_xlim(np.exp(high + 0.02 * span - span), np.exp(high + 0.02 * span))
+    margin = 0.02
+    span = max(high - low, 1.0) / (1 - room - margin)
+    ax.set_xlim(np.exp(high + margin * span - span), np.exp(high + margin * span))
     bottom, top = ax.get_ylim()
     gap = 1.2 * FONT / (72 * inches.height) * (top - bottom)
     places = _apart([y for y, _, _ in labels], gap)

@@ -201,7 +201,7 @@ def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
     data of size 1e-150 gives Xᵀy/λ although λ' is beyond. s/(s²+λ') = 2^-h s/(s² 2^-h + λ' 2^-h), h the size of λ'.
     """
     factor = spectrum.factor
-    d, r = spectrum.design.X.shape[1], factor.s.shape[0] - spectrum.design.Z.shape[1]
+    r = factor.V.shape[1]
     s, z, lam = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
     of_X, of_y, of_lam = log2(factor.scale), log2(factor.y_scale)[None, :], log2(lam)
     of_damping, least = of_lam + 2 * of_X, jnp.finfo(s.dtype).minexp
@@ -211,8 +211,8 @@ def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
     power = of_X + of_y - size
     half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
     half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
-    w = matmul(factor.T[:d, :r] / factor.scale, damped * z) * half
-    free = matmul(factor.T[d:, r:], factor.z[r:]) * factor.y_scale[None, :]
+    w = factor.penalised_times(damped * z) / factor.scale * half
+    free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
     return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 # Workers run side by side: threads of BLAS that wait for one another by spinning slow each other down tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Most of the time goes to LLVM for programs that run once; the census, which holds every number to its bound, and
-# `make bench` leave its optimisation on.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1")
+# Most of the time goes to compiling programs that run once: neither MLIR's emitters nor LLVM's optimisation pay here.
+# The census, which holds every number to its bound, and `make bench` leave both on.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 
