@@ -45,15 +45,15 @@ class Factor(eqx.Module):
         free = jnp.concatenate([jnp.zeros((d, q), kept.dtype), self.free_to_coef])
         return jnp.concatenate([jnp.concatenate([kept, -matmul(self.centre, kept)]), free], axis=1)
 
-    def penalised_times(self, x: Float[Array, "r t"]) -> Float[Array, "d t"]:
-        """The rows of T for the penalised columns, times x."""
+    def along(self, x: Float[Array, "r t"]) -> Float[Array, "d t"]:
+        """The right singular vectors times x: penalised coefficients before their units."""
         along = matmul(self.V, x)
-        return self.unit[:, None] * (along if self.basis is None else matmul(self.basis, along))
+        return along if self.basis is None else matmul(self.basis, along)
 
     def times(self, x: Float[Array, "m t"]) -> Float[Array, "a t"]:
         """Tx."""
         r = self.V.shape[1]
-        w = self.penalised_times(x[:r])
+        w = self.unit[:, None] * self.along(x[:r])
         return jnp.concatenate([w, matmul(self.free_to_coef, x[r:]) - matmul(self.centre, w)])
 
     def transposed_times(self, b: Float[Array, "a t"]) -> Float[Array, "m t"]:

@@ -211,7 +211,7 @@ def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
     power = of_X + of_y - size
     half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
     half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
-    w = factor.penalised_times(damped * z) / factor.scale * half
+    w = (factor.unit / factor.scale)[:, None] * factor.along(damped * z) * half
     free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
     return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
 
