@@ -1,17 +1,28 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import design, plan, select, spectrum
+from jaxridge import design, losses, nonlinear, plan, select, spectrum
 from jaxridge._result import RESULTS
+from jaxridge.nonlinear import LevenbergMarquardt, Solution, TrustRegion, least_squares, least_squares_path, minimize
 from jaxridge.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
 from jaxridge.spectrum import Spectrum
+from jaxridge.trust_region import Subproblem, trust_region_subproblem
 
 __all__ = [
     "RESULTS",
     "Choice",
     "Fit",
+    "LevenbergMarquardt",
     "Path",
+    "Solution",
     "Spectrum",
+    "Subproblem",
+    "TrustRegion",
     "design",
+    "least_squares",
+    "least_squares_path",
+    "losses",
+    "minimize",
+    "nonlinear",
     "plan",
     "ridge",
     "ridge_ball",
@@ -20,4 +31,5 @@ __all__ = [
     "ridge_path",
     "select",
     "spectrum",
+    "trust_region_subproblem",
 ]

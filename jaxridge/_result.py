@@ -41,6 +41,24 @@ class RESULTS(eqx.Enumeration):
         "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
         "that it is symmetric and positive semidefinite, or add a multiple of the identity."
     )
+    gradient_converged = "converged: the gradient is as small as gtol asks"
+    cost_converged = "converged: no step that the data determine gains more than ftol of the cost"
+    step_converged = "converged: the steps that the data determine are as short as xtol asks, or as rounding allows"
+    max_steps = "max_steps was reached before any convergence test was met. Raise it, or start nearer."
+    rounding_limited = (
+        "Rounding in the residual hides what could still be gained, which may be half a percent of the cost or more. "
+        "The point is the best that this dtype can tell. Use float64, or scale the problem."
+    )
+    stalled = (
+        "No step reduces the cost although the model says that it can fall: the residual may be noisy or not "
+        "smooth at this precision, or its derivative wrong. Use float64, or check the residual."
+    )
+    nonfinite_start = "The residual or its Jacobian is NaN or infinite at x0. Start from another point."
+    nonfinite_region = (
+        "The residual or its Jacobian is NaN or infinite everywhere near the best point, which is kept. Bound the "
+        "parameters, or rewrite the residual."
+    )
+    crossed_bounds = "A lower bound lies above its upper bound."
     overflow = (
         "The scales of X, y and lam lie so far apart that the answer or a step towards it leaves the range of "
         "this dtype. Rescale the data, or use float64."

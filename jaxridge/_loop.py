@@ -1,0 +1,299 @@
+"""The one loop: propose a step on a quadratic model, evaluate it, take it or not, and stop for a reason.
+
+LevenbergMarquardt   controls the damping μ of the step by how well the model predicted the gain
+TrustRegion          controls the radius Δ within which the model is trusted
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge import _steps
+from jaxridge._objective import Objective, Point, Rounding, Smooth, Stored, SumOfSquares, qr
+from jaxridge._types import Array, Bool, Float, Int, Scalar
+
+Control = tuple[Array, ...]
+_WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
+_BENT = 0.75  # the largest second-order part of a step, against the first; Transtrum and Sethna (2012)
+_MEMORY = 0.5  # how much of the scale of the last point stays; heuristic, see LevenbergMarquardt
+_HIDDEN = 5e-3  # of the cost, which rounding may hide in a run that still counts as converged
+
+
+class LevenbergMarquardt(eqx.Module):
+    """Damped Gauss–Newton steps (H + μD²)p = −g with geodesic acceleration.
+
+    Args:
+        damping: the first μ, in units of D²; 1e-3 for a start that is near, 1 for one that may be far.
+        linear: how the step is computed: ``nonlinear.qr`` (accurate), ``nonlinear.cholesky`` (fast),
+            ``nonlinear.products`` (matrix-free conjugate gradients, for very many parameters).
+        acceleration: add the second-order part of the step, from one second derivative of the residual along it,
+            and reject steps that bend more than that expansion allows. It takes a tenth of the steps where the
+            valley is curved and narrow. Transtrum and Sethna (2012), arXiv 1201.5885.
+
+    D holds the column norms of J, or half of what D was before if that is more: Moré's (1978) running maximum keeps
+    parameters from evaporating, but after a start with a huge Jacobian it freezes them.
+    μ falls up to tenfold after a gain as predicted, and grows 2, 4, 8, … times over rejected steps
+    (Nielsen 1999, IMM-REP-1999-05). No Jacobian is evaluated after a rejected step.
+    """
+
+    damping: float | Array = 1e-3
+    linear: Callable[..., Any] = eqx.field(static=True, default=qr)
+    acceleration: bool = eqx.field(static=True, default=True)
+
+    def start(self, model: _steps.Model, d: Array, x: Array) -> Control:
+        size = jnp.ones((), x.dtype)
+        if isinstance(model, _steps.Products):  # D is 1 there
+            g = model.gradient
+            size = model.curvature(g) / jnp.maximum(jnp.sum(g * g), jnp.finfo(g.dtype).tiny)
+        return jnp.asarray(self.damping, x.dtype) * size, jnp.full((), 2.0, x.dtype)
+
+    def propose(self, model: _steps.Model, d: Array, control: Control) -> tuple[_steps.Step, Bool[Array, ""]]:
+        """The step, and whether the data, not the damping, made it."""
+        step = model.damped(d, control[0])
+        return step, control[0] * jnp.sum(jnp.square(d * step.p)) <= model.curvature(step.p)
+
+    def update(self, control: Control, ratio: Scalar, accepted: Array, length: Scalar) -> Control:
+        mu, growth = control
+        shrink = jnp.maximum(0.1, 1.0 - (2.0 * jnp.clip(ratio, 0.0, 1.0) - 1.0) ** 3)
+        least = jnp.finfo(mu.dtype).eps ** 2
+        return (
+            jnp.where(accepted, jnp.maximum(mu * shrink, least), mu * growth),
+            jnp.where(accepted, 2.0, 2.0 * growth),
+        )
+
+
+class TrustRegion(eqx.Module):
+    """Steps that minimise the model within ‖Dp‖ ≤ Δ.
+
+    Args:
+        step: ``nonlinear.exact`` (one decomposition, globally optimal also where H is indefinite),
+            ``nonlinear.dogleg`` (one factorisation, H definite), ``nonlinear.steihaug`` (products only).
+        radius: the first Δ in units of ‖D x₀‖ (of 1 where that is 0).
+        linear: for sums of squares, where J goes: ``nonlinear.qr`` or ``nonlinear.cholesky``; `steihaug` needs
+            ``nonlinear.products``.
+        acceleration: as for `LevenbergMarquardt`, for sums of squares and exact steps.
+
+    Conn, Gould and Toint (2000), Trust Region Methods, algorithm 6.1.1.
+    """
+
+    step: Callable[..., _steps.Step] = eqx.field(static=True, default=_steps.exact)
+    radius: float | Array = 1.0
+    linear: Callable[..., Any] = eqx.field(static=True, default=qr)
+    acceleration: bool = eqx.field(static=True, default=True)
+
+    def start(self, model: _steps.Model, d: Array, x: Array) -> Control:
+        size = jnp.linalg.norm(d * x)
+        return (jnp.asarray(self.radius, x.dtype) * jnp.where(size > 0, size, 1.0),)
+
+    def propose(self, model: _steps.Model, d: Array, control: Control) -> tuple[_steps.Step, Bool[Array, ""]]:
+        """The step, and whether it ended inside the radius."""
+        step = self.step(model, d, control[0])
+        return step, jnp.linalg.norm(d * step.p) <= 0.99 * control[0]
+
+    def update(self, control: Control, ratio: Scalar, accepted: Array, length: Scalar) -> Control:
+        (radius,) = control
+        grown = jnp.where((ratio > 0.75) & (length > 0.99 * radius), 2.0 * radius, radius)
+        shrunk = 0.25 * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
+        return (jnp.where(accepted & (ratio > 0.25), grown, jnp.where(accepted, 0.5 * radius, shrunk)),)
+
+
+Solver = LevenbergMarquardt | TrustRegion
+
+
+class Box(eqx.Module):
+    """lower ≤ x ≤ upper."""
+
+    lower: Float[Array, " n"]
+    upper: Float[Array, " n"]
+
+    def clip(self, x: Array) -> Array:
+        return jnp.clip(x, self.lower, self.upper)
+
+    def free(self, x: Array, g: Array) -> Bool[Array, " n"]:
+        """Variables that are not held at a bound by the gradient."""
+        return ~((x <= self.lower) & (g >= 0)) & ~((x >= self.upper) & (g <= 0))
+
+
+class Tolerances(eqx.Module):
+    """When to stop; see `jaxridge.least_squares`."""
+
+    f: Scalar
+    x: Scalar
+    g: Scalar
+    steps: Int[Array, ""]
+
+
+# Why the loop ended.
+RUNNING, GRADIENT, COST, STEP, ROUNDING, STALLED, NONFINITE, START = range(8)
+
+
+class State(eqx.Module):
+    """What the loop carries."""
+
+    x: Float[Array, " n"]
+    point: Point
+    model: Stored
+    noise: Rounding
+    d: Float[Array, " n"]
+    control: Control
+    blocked: Bool[Array, ""]  # a trial since the last step was not finite
+    shortest: Scalar  # step among those whose gain drowned in rounding
+    steps: Int[Array, ""]
+    evaluations: Int[Array, ""]
+    jacobians: Int[Array, ""]
+    stop: Int[Array, ""]
+
+
+def _complete(objective: Objective, state: State) -> _steps.Model:
+    if isinstance(state.model, _steps.Triangle | _steps.Dense):
+        return state.model
+    return _steps.Products(objective.product_at(state.x, state.point), state.model)
+
+
+def _gradient(stored: Stored) -> Array:
+    return stored.gradient if isinstance(stored, _steps.Triangle | _steps.Dense) else stored
+
+
+def _scale(stored: Stored, d: Array | None, relative: bool) -> Array:
+    """D: the column norms of J, or a part of what they were; 1 for a column without any norm."""
+    if not relative or not isinstance(stored, _steps.Triangle | _steps.Dense):
+        return jnp.ones_like(_gradient(stored))
+    norms = jnp.sqrt(jnp.maximum(stored.diagonal(), 0.0))
+    if d is None:
+        return jnp.where(norms > 0, norms, 1.0)
+    return jnp.maximum(_MEMORY * d, norms)
+
+
+def start(objective: Objective, solver: Solver, x: Array, relative: bool) -> State:
+    point = objective.evaluate(x)
+    stored, noise = objective.model(x, point)
+    d = _scale(stored, None, relative)
+    zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
+    finite = jnp.isfinite(point.cost) & jnp.all(jnp.isfinite(_gradient(stored)))
+    state = State(
+        x=x,
+        point=point,
+        model=stored,
+        noise=noise,
+        d=d,
+        control=(),
+        blocked=jnp.zeros((), bool),
+        shortest=jnp.full((), jnp.inf, x.dtype),
+        steps=zero,
+        evaluations=one,
+        jacobians=one,
+        stop=jnp.where(finite, RUNNING, START).astype(jnp.int32),
+    )
+    return eqx.tree_at(lambda s: s.control, state, solver.start(_complete(objective, state), d, x))
+
+
+def advance(
+    objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, relative: bool, state: State
+) -> State:
+    """One proposal."""
+    x, model, g, d = state.x, _complete(objective, state), _gradient(state.model), state.d
+    if box is not None:
+        free = box.free(x, g)
+        model, g = model.restricted(free), jnp.where(free, g, 0.0)
+    step, unhindered = solver.propose(model, d, state.control)
+    p, following, bent = step.p, x + step.p, jnp.zeros((), bool)
+    if solver.acceleration and step.solve is not None and isinstance(objective, SumOfSquares):
+        half = step.solve(objective.bend(x, p) if box is None else jnp.where(free, objective.bend(x, p), 0.0)) / 2
+        bent = jnp.linalg.norm(d * half) * 2 > _BENT * jnp.linalg.norm(d * p)
+        following = following + jnp.where(jnp.isfinite(half), half, 0.0)
+    if box is not None:
+        inside = box.clip(following)
+        clipped = jnp.any(inside != following)
+        unhindered &= ~clipped
+        # A cut step is judged by what the model says of it.
+        p, following = jnp.where(clipped, inside - x, p), inside
+    length, curved = jnp.linalg.norm(d * p), model.curvature(p)
+    predicted = -jnp.sum(g * p) - 0.5 * curved
+    there = objective.evaluate(following)
+    gain = objective.gain(x, following - x, state.point, there)
+    sensible = jnp.isfinite(there.cost) & jnp.isfinite(length) & (predicted > 0) & ~bent
+    ratio = jnp.where(sensible, gain / jnp.where(sensible, predicted, 1.0), -jnp.inf)
+    # Where rounding hides the gain the model decides, as long as its steps become shorter.
+    hidden = sensible & (predicted <= state.noise.gain) & (jnp.abs(gain) <= state.noise.gain)
+    shorter = length <= 0.9 * state.shortest  # heuristic: what only jitters is not shorter
+    accepted = jnp.where(hidden, unhindered & shorter, sensible & (ratio > _WORTHWHILE))
+    # A stationary point, unless it is a saddle, from which only an exact step finds the way down.
+    resting = _slope(objective, g, d, state.point) <= tol.g
+    resting &= ~(isinstance(objective, Smooth) & (step.mu > 0))
+    accepted &= ~resting
+    control = solver.update(state.control, jnp.where(hidden, 1.0, ratio), accepted, length)
+
+    def move() -> tuple[Array, Point, Stored, Rounding, Array]:
+        stored, noise = objective.model(following, there)
+        return following, there, stored, noise, _scale(stored, d, relative)
+
+    def stay() -> tuple[Array, Point, Stored, Rounding, Array]:
+        return x, state.point, state.model, state.noise, d
+
+    new_x, point, stored, noise, new_d = jax.lax.cond(accepted, move, stay)
+    size = jnp.linalg.norm(d * x)
+    fell = accepted & unhindered
+    cost_small = fell & ~hidden & (predicted <= tol.f * point.cost) & (gain <= tol.f * point.cost)
+    step_small = fell & (length <= tol.x * size)
+    exhausted = hidden & ~accepted & unhindered
+    unmoved = ~accepted & ((length <= jnp.finfo(x.dtype).eps * size) | jnp.all(following == x))
+    unmoved |= ~jnp.isfinite(control[0]) | (control[0] == 0)
+    blocked = state.blocked | ~jnp.isfinite(there.cost)
+    stuck = jnp.where(blocked, NONFINITE, STALLED)
+    cost = state.point.cost
+    lost = (state.noise.gain > _HIDDEN * jnp.abs(cost)) & (cost > 4.0 * state.noise.floor)
+    settled = jnp.where(exhausted & lost, ROUNDING, STEP)
+    stop = jnp.select(
+        [
+            accepted & ~jnp.all(jnp.isfinite(_gradient(stored))),
+            resting,
+            cost_small,
+            step_small | exhausted,
+            unmoved,
+        ],
+        [NONFINITE, GRADIENT, COST, settled, stuck],
+        RUNNING,
+    )
+    return State(
+        x=new_x,
+        point=point,
+        model=stored,
+        noise=noise,
+        d=new_d,
+        control=control,
+        blocked=blocked & ~accepted,
+        shortest=jnp.where(hidden, length, jnp.where(accepted, jnp.inf, state.shortest)),
+        steps=state.steps + 1,
+        evaluations=state.evaluations + 1,
+        jacobians=state.jacobians + accepted.astype(jnp.int32),
+        stop=stop.astype(jnp.int32),
+    )
+
+
+def _slope(objective: Objective, g: Array, d: Array, point: Point) -> Scalar:
+    """The largest cosine between the residual and a column of J; for a smooth f the largest derivative."""
+    return jnp.max(jnp.abs(g) / d, initial=0.0) / objective.slope_unit(point)
+
+
+def run(
+    objective: Objective,
+    solver: Solver,
+    box: Box | None,
+    tol: Tolerances,
+    x: Array,
+    relative: bool,
+    callback: Callable[..., None] | None,
+) -> State:
+    """Until something stops it, or for ``tol.steps`` proposals."""
+
+    def step(state: State) -> State:
+        following = advance(objective, solver, box, tol, relative, state)
+        if callback is not None:
+            jax.debug.callback(callback, following.steps, following.point.cost, following.x, ordered=True)
+        return following
+
+    first = start(objective, solver, x, relative)
+    return jax.lax.while_loop(lambda s: (s.stop == RUNNING) & (s.steps < tol.steps), step, first)

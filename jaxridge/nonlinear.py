@@ -1,0 +1,389 @@
+"""Nonlinear least squares and smooth minimisation, differentiable in everything but the start.
+
+    least_squares   min over x of  ½ (Σ ρ(rᵢ(x)²) + λ‖x − x_ref‖²),   lower ≤ x ≤ upper
+    minimize        min over x of  f(x),                                lower ≤ x ≤ upper
+
+A linear residual y − Xx is ridge regression, with the same λ. Derivatives of the solution are those of its optimality
+condition, ∇F = 0 in the variables that no bound holds: never of the iterations.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxridge import _loop
+from jaxridge._implicit import once_only
+from jaxridge._loop import Box, LevenbergMarquardt, Tolerances, TrustRegion
+from jaxridge._numerics import matmul, poison
+from jaxridge._objective import Objective, Smooth, SumOfSquares, cholesky, products, qr
+from jaxridge._result import RESULTS, first_failure
+from jaxridge._steps import dogleg, exact, steihaug
+from jaxridge._types import Array, Bool, Int, Scalar
+from jaxridge.losses import Loss, linear
+
+__all__ = [
+    "LevenbergMarquardt",
+    "Solution",
+    "TrustRegion",
+    "cholesky",
+    "dogleg",
+    "exact",
+    "full_hessian",
+    "gauss_newton",
+    "least_squares",
+    "least_squares_path",
+    "minimize",
+    "products",
+    "qr",
+    "steihaug",
+]
+
+Tree = TypeVar("Tree")
+
+NO_FORWARD_MODE = (
+    "residual: derivatives of a solution need second derivatives of the residual, and one with a custom_vjp has none. "
+    "Give it a custom_jvp instead."
+)
+
+
+class Solution(eqx.Module, Generic[Tree]):
+    """What a solver found. ``value`` and ``cost`` carry derivatives; the rest is a record of the run.
+
+    Where ``result`` is a failure ``value`` is the best point that was seen, and its derivatives are NaN.
+    """
+
+    value: Tree
+    cost: Scalar  # the objective, with its ½ and its penalty
+    result: Any  # a `RESULTS` item: which test stopped it, or why it failed
+    gradient_norm: Scalar  # the largest |∂F/∂xⱼ| of a variable that no bound holds
+    active: Tree  # true where a bound holds the variable
+    steps: Int[Array, ""]
+    residual_evaluations: Int[Array, ""]
+    jacobian_evaluations: Int[Array, ""]
+
+    @property
+    def success(self) -> Bool[Array, ""]:
+        """Whether a convergence test was met."""
+        return converged(self.result)
+
+
+def converged(result: Any) -> Bool[Array, "..."]:
+    """Whether results are those of a met convergence test."""
+    return (
+        (result == RESULTS.successful)
+        | (result == RESULTS.gradient_converged)
+        | (result == RESULTS.cost_converged)
+        | (result == RESULTS.step_converged)
+    )
+
+
+Derivative = Callable[[Objective, Array, Array, Callable[[Array], Array], Array], Array]
+
+
+def full_hessian(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
+    """Solve with the Hessian of the objective, second derivatives of the residual included: exact derivatives."""
+    matrix = jax.vmap(jvp, out_axes=1)(jnp.eye(x.shape[0], dtype=x.dtype))
+    return jnp.linalg.solve(matrix, b)
+
+
+def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
+    """Solve with JᵀJ + λI, without Σ rᵢ∇²rᵢ: cheaper, and wrong by what that sum is where residuals are not 0.
+
+    For when second derivatives of the residual do not exist or cost too much.
+    """
+    if not isinstance(objective, SumOfSquares):
+        raise ValueError("derivative=gauss_newton needs a sum of squares; minimize takes full_hessian.")
+    J, _, _ = objective.linearise(x, objective.evaluate(x))
+    H = matmul(J.T, J)
+    H = H if objective.lam is None else H + objective.lam * jnp.eye(x.shape[0], dtype=x.dtype)
+    eye = jnp.eye(x.shape[0], dtype=x.dtype)
+    return jnp.linalg.solve(jnp.where(held[:, None], eye, jnp.where(held[None, :], 0.0, H)), b)
+
+
+def least_squares(
+    residual: Callable[[Tree, Any], Any],
+    x0: Tree,
+    args: Any = None,
+    *,
+    solver: LevenbergMarquardt | TrustRegion | None = None,
+    lam: Any = 0.0,
+    x_ref: Tree | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    loss: Loss = linear,
+    jacobian: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None = None,
+    derivative: Derivative | None = full_hessian,
+    ftol: float = 0.0,
+    xtol: float = 1e-12,
+    gtol: float = 0.0,
+    max_steps: int = 1000,
+    callback: Callable[..., None] | None = None,
+) -> Solution[Tree]:
+    """Minimise F(x) = ½ (Σ ρ(rᵢ(x)²) + λ‖x − x_ref‖²) over lower ≤ x ≤ upper.
+
+    Args:
+        residual: ``residual(x, args)``, any pytree of real arrays. Whatever you want derivatives in goes into args.
+        x0: where to start, any pytree; its dtype is that of the fit. A start outside the bounds is moved inside.
+        args: anything that residual reads.
+        solver: `LevenbergMarquardt()` (the default) or `TrustRegion()`, with their options.
+        lam: λ ≥ 0, a scalar; x_ref: the point that it pulls to, in the structure of x0, or one number for all; 0.
+        bounds: ``(lower, upper)``, each in the structure of x0, or one number for all, or None. Every iterate
+            satisfies them; a variable ends exactly on a bound, or off it.
+        loss: ρ, one of `jaxridge.losses` or your own.
+        jacobian: ``jax.jacfwd`` or ``jax.jacrev``, or your own function of a function; None takes forward mode
+            unless there are fewer residuals than parameters, or the residual has a ``custom_vjp``.
+        derivative: ``nonlinear.full_hessian`` (exact), or ``nonlinear.gauss_newton``, which leaves second derivatives
+            of the residual out.
+        ftol, xtol, gtol: stop where a step that neither damping nor radius shortened gains less than ftol·F, where it
+            is shorter than xtol‖Dx‖, or where no column of J has a cosine above gtol with the residual. With 0 the
+            fit goes on as long as rounding lets steps become shorter. None are compiled in.
+        max_steps: proposals, rejected ones included. Reaching it is a result code with NaN derivatives.
+        callback: ``callback(step, cost, x)`` at every proposal, x the flat vector, for progress. It puts a host
+            callback into the program, which has none otherwise.
+
+    Returns a `Solution`. Its value has exact derivatives in args, lam, x_ref and bounds, forward and reverse, to
+    every order that the residual has: those of ∇F = 0 with the full Hessian, 0 where a bound holds. Its start
+    carries none. Fewer residuals than parameters, and a singular J, are fine: steps are of least norm.
+    Equals ``scipy.optimize.least_squares``; for a linear residual, `jaxridge.ridge`. Moré (1978), Lecture Notes in
+    Mathematics 630, 105.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> t = jnp.linspace(0.0, 2.0, 9)
+    >>> def decay(x, y):
+    ...     return x["height"] * jnp.exp(-x["rate"] * t) - y
+    >>> fit = jxr.least_squares(decay, {"height": 1.0, "rate": 1.0}, 3.0 * jnp.exp(-0.5 * t))
+    >>> print(fit.value["rate"].round(4), bool(fit.success))
+    0.5 True
+    """
+    flat, restore = _flatten("x0", x0)
+    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam, flat.dtype)
+    reference = jnp.zeros_like(flat) if x_ref is None else _like("x_ref", x_ref, x0, flat.dtype)
+    solver = LevenbergMarquardt() if solver is None else solver
+    if isinstance(solver, TrustRegion) and solver.linear is products and solver.step is not steihaug:
+        raise ValueError(f"solver: step={solver.step.__name__} needs a matrix; with linear=products use step=steihaug.")
+    flat_fn = flat_residual(residual, restore, args, flat.dtype)
+    if jax.eval_shape(flat_fn, flat).shape == (0,):
+        raise ValueError("residual returns no number; return at least one residual.")
+    if not _has_forward_mode(flat_fn, flat):
+        jacobian, derivative = jacobian or jax.jacrev, None
+        solver = dataclasses.replace(solver, acceleration=False)
+    function = _closed(flat_fn, flat)
+    objective = SumOfSquares(function, lam, reference, loss, solver.linear, jacobian)
+    tol = _tolerances(flat, ftol, xtol, gtol, max_steps)
+    return _solve(objective, solver, _box(bounds, x0, flat), tol, flat, restore, derivative, callback, True)
+
+
+def least_squares_path(
+    residual: Callable[[Tree, Any], Any], x0: Tree, args: Any = None, *, lams: Any, **options: Any
+) -> Solution[Tree]:
+    """`least_squares` at every λ of a grid (k,), side by side: the nonlinear regularisation path.
+
+    Args: those of `least_squares`, with lams (k,) in the place of lam. Every leaf of what comes back has an axis k in
+    front. For a linear residual it is ``jaxridge.ridge_path(..., intercept=False).coef``.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> path = jxr.least_squares_path(lambda x, y: x - y, jnp.zeros(1), jnp.ones(1), lams=[0.0, 1.0, 3.0])
+    >>> print(path.value[:, 0].round(4))
+    [1.   0.5  0.25]
+    """
+    return jax.vmap(lambda lam: least_squares(residual, x0, args, lam=lam, **options))(jnp.asarray(lams))
+
+
+def minimize(
+    fn: Callable[[Tree, Any], Scalar],
+    x0: Tree,
+    args: Any = None,
+    *,
+    solver: TrustRegion | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    derivative: Derivative | None = full_hessian,
+    ftol: float = 0.0,
+    xtol: float = 1e-12,
+    gtol: float = 1e-8,
+    max_steps: int = 1000,
+    callback: Callable[..., None] | None = None,
+) -> Solution[Tree]:
+    """Minimise a smooth f(x, args) over lower ≤ x ≤ upper, by Newton's method in a trust region.
+
+    Args: as for `least_squares`, with ``fn(x, args)`` a twice differentiable number. gtol is the largest |∂f/∂xⱼ| at
+    which to stop. ``solver=TrustRegion(step=nonlinear.exact)`` (the default) forms the Hessian, follows negative
+    curvature and leaves saddles; ``step=nonlinear.steihaug`` takes Hessian-vector products only, for many parameters.
+
+    Returns a `Solution`, differentiable like that of `least_squares`, whose evaluations are those of f.
+    Equals ``scipy.optimize.minimize(method="trust-exact")``.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> valley = lambda x, steep: (1 - x[0]) ** 2 + steep * (x[1] - x[0] ** 2) ** 2
+    >>> print(jxr.minimize(valley, jnp.array([-1.2, 1.0]), 100.0).value.round(4))
+    [1. 1.]
+    """
+    flat, restore = _flatten("x0", x0)
+    solver = TrustRegion() if solver is None else solver
+    if not isinstance(solver, TrustRegion):
+        raise ValueError(f"solver is {type(solver).__name__}; minimize takes TrustRegion(step=...).")
+    flat_fn = lambda x: fn(restore(x), args)  # noqa: E731
+    shape = jax.eval_shape(flat_fn, flat)
+    if not hasattr(shape, "shape") or shape.shape != ():
+        raise ValueError("fn must return one number, of shape (); for a vector of residuals use least_squares.")
+    function = _closed(flat_fn, flat)
+    objective = Smooth(function, solver.step is not steihaug)
+    tol = _tolerances(flat, ftol, xtol, gtol, max_steps)
+    return _solve(objective, solver, _box(bounds, x0, flat), tol, flat, restore, derivative, callback, False)
+
+
+def _has_forward_mode(fn: Callable[[Array], Array], x: Array) -> bool:
+    """Whether a function can be pushed forward; one with a ``custom_vjp`` cannot."""
+    try:
+        jax.eval_shape(jax.jacfwd(fn), x)
+    except TypeError:
+        return False
+    return True
+
+
+def _closed(fn: Callable[[Array], Array], x: Array) -> Any:
+    """``fn`` with all that it closes over as leaves, so that derivatives can be stopped there."""
+    return eqx.filter_closure_convert(fn, x)
+
+
+@eqx.filter_jit
+def _solve(
+    objective: Objective,
+    solver: Any,
+    box: Box | None,
+    tol: Tolerances,
+    x0: Array,
+    restore: Callable[[Array], Any],
+    derivative: Derivative | None,
+    callback: Callable[..., None] | None,
+    relative: bool,
+) -> Solution:
+    frozen = jax.lax.stop_gradient
+    still, still_box = _frozen(objective), _frozen(box)
+    start = frozen(x0) if still_box is None else still_box.clip(frozen(x0))
+    state = _loop.run(still, _frozen(solver), still_box, _frozen(tol), start, relative, callback)
+    x, g = state.x, jax.grad(still.cost)(state.x)
+    held = jnp.zeros(x.shape, bool) if still_box is None else ~still_box.free(x, g)
+    inside = jnp.ones((), bool) if still_box is None else jnp.all(still_box.lower <= still_box.upper)
+    result = _result(state, inside, objective)
+    good = converged(result)
+    value = _live(objective, box, x, held, good, derivative)
+    return Solution(
+        value=restore(value),
+        cost=objective.cost(value),
+        result=result,
+        gradient_norm=jnp.max(jnp.where(held, 0.0, jnp.abs(g)), initial=0.0),
+        active=jax.tree.map(lambda held: held > 0, restore(held.astype(x.dtype))),
+        steps=state.steps,
+        residual_evaluations=state.evaluations,
+        jacobian_evaluations=state.jacobians,
+    )
+
+
+def _frozen(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
+
+
+def _live(
+    objective: Objective, box: Box | None, x: Array, held: Array, good: Array, derivative: Derivative | None
+) -> Array:
+    """x, with the derivatives that ∇F = 0 in the free variables and x = bound in the others imply."""
+    if derivative is None:
+        return once_only(x, eqx.filter((objective, box), eqx.is_inexact_array), NO_FORWARD_MODE)
+
+    def optimality(x: Array) -> Array:
+        g = jax.grad(objective.cost)(x)
+        if box is None:
+            return g
+        bound = jnp.where(x <= box.lower, box.lower, box.upper)
+        return jnp.where(held, x - jnp.where(held, bound, 0.0), g)
+
+    def tangent(jvp: Callable[[Array], Array], b: Array) -> Array:
+        return derivative(objective, x, held, jvp, poison(b, good))
+
+    return jax.lax.custom_root(optimality, x, lambda _, start: start, tangent)
+
+
+def _result(state: _loop.State, inside: Array, objective: Objective) -> Any:
+    code = state.stop
+    bad_lam = jnp.zeros((), bool)
+    if isinstance(objective, SumOfSquares) and objective.lam is not None:
+        bad_lam = ~(objective.lam >= 0)
+    return first_failure(
+        (~inside, RESULTS.crossed_bounds),
+        (bad_lam, RESULTS.invalid_lam),
+        (code == _loop.START, RESULTS.nonfinite_start),
+        (code == _loop.NONFINITE, RESULTS.nonfinite_region),
+        (code == _loop.ROUNDING, RESULTS.rounding_limited),
+        (code == _loop.STALLED, RESULTS.stalled),
+        (code == _loop.RUNNING, RESULTS.max_steps),
+        (code == _loop.GRADIENT, RESULTS.gradient_converged),
+        (code == _loop.COST, RESULTS.cost_converged),
+        (code == _loop.STEP, RESULTS.step_converged),
+        shape=(),
+    )
+
+
+def _tolerances(x: Array, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
+    f, s, g = (jnp.asarray(tol, x.dtype) for tol in (ftol, xtol, gtol))
+    return Tolerances(f, s, g, jnp.asarray(max_steps, jnp.int32))
+
+
+def _flatten(name: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """A pytree of real numbers as one floating vector, and the way back."""
+    x = jax.tree.map(_as_real(name), x)
+    flat, restore = ravel_pytree(x)
+    if flat.shape[0] == 0:
+        raise ValueError(f"{name} holds no number; pass at least one parameter to fit.")
+    return flat, restore
+
+
+def _as_real(name: str) -> Callable[[Any], Array]:
+    def convert(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(f"{name} is complex; pass real and imaginary parts as two leaves instead.")
+        return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.result_type(float))
+
+    return convert
+
+
+def _like(name: str, tree: Any, x0: Any, dtype: Any) -> Array:
+    """A pytree with the structure of x0, or a prefix of it, as a vector."""
+    try:
+        full = jax.tree.map(
+            lambda leaf, part: jnp.broadcast_to(jnp.asarray(part, dtype), jnp.shape(leaf)).ravel(),
+            x0,
+            jax.tree.broadcast(tree, x0),
+        )
+    except ValueError as error:
+        raise ValueError(f"{name} does not have the structure of x0 ({jax.tree.structure(x0)}): {error}") from None
+    return jnp.concatenate([leaf for leaf in jax.tree.leaves(full)])
+
+
+def _box(bounds: tuple[Any, Any] | None, x0: Any, flat: Array) -> Box | None:
+    if bounds is None:
+        return None
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"bounds is {bounds!r}; pass a pair (lower, upper), with None for a side without bound.")
+    lower, upper = bounds
+    lower = -jnp.inf if lower is None else lower
+    upper = jnp.inf if upper is None else upper
+    return Box(_like("bounds[0]", lower, x0, flat.dtype), _like("bounds[1]", upper, x0, flat.dtype))
+
+
+def flat_residual(
+    residual: Callable[[Any, Any], Any], restore: Callable[[Array], Any], args: Any, dtype: Any
+) -> Callable[[Array], Array]:
+    """A residual of pytrees as a function from vector to vector."""
+
+    def fn(x: Array) -> Array:
+        leaves = [jnp.ravel(jnp.asarray(leaf)) for leaf in jax.tree.leaves(residual(restore(x), args))]
+        if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves):
+            raise ValueError("residual returns complex numbers; return their real and imaginary parts instead.")
+        return jnp.concatenate([leaf.astype(dtype) for leaf in leaves]) if leaves else jnp.zeros(0, dtype)
+
+    return fn
