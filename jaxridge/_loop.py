@@ -48,7 +48,7 @@ class LevenbergMarquardt(eqx.Module):
         if isinstance(model, _steps.Products):  # D is 1 there
             g = model.gradient
             size = model.curvature(g) / jnp.maximum(jnp.sum(g * g), jnp.finfo(g.dtype).tiny)
-        return jnp.asarray(self.damping, x.dtype) * size, jnp.full((), 2.0, x.dtype)
+        return jnp.asarray(self.damping).astype(x.dtype) * size, jnp.full((), 2.0, x.dtype)
 
     def propose(self, model: _steps.Model, d: Array, control: Control) -> tuple[_steps.Step, Bool[Array, ""]]:
         """The step, and whether the data, not the damping, made it."""
@@ -86,7 +86,7 @@ class TrustRegion(eqx.Module):
 
     def start(self, model: _steps.Model, d: Array, x: Array) -> Control:
         size = jnp.linalg.norm(d * x)
-        return (jnp.asarray(self.radius, x.dtype) * jnp.where(size > 0, size, 1.0),)
+        return (jnp.asarray(self.radius).astype(x.dtype) * jnp.where(size > 0, size, 1.0),)
 
     def propose(self, model: _steps.Model, d: Array, control: Control) -> tuple[_steps.Step, Bool[Array, ""]]:
         """The step, and whether it ended inside the radius."""

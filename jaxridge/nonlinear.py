@@ -9,7 +9,7 @@ condition, ∇F = 0 in the variables that no bound holds: never of the iteration
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -159,22 +159,12 @@ def least_squares(
     >>> print(fit.value["rate"].round(4), bool(fit.success))
     0.5 True
     """
-    flat, restore = _flatten("x0", x0)
-    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam, flat.dtype)
-    reference = jnp.zeros_like(flat) if x_ref is None else _like("x_ref", x_ref, x0, flat.dtype)
     solver = LevenbergMarquardt() if solver is None else solver
-    if isinstance(solver, TrustRegion) and solver.linear is products and solver.step is not steihaug:
-        raise ValueError(f"solver: step={solver.step.__name__} needs a matrix; with linear=products use step=steihaug.")
-    flat_fn = flat_residual(residual, restore, args, flat.dtype)
-    if jax.eval_shape(flat_fn, flat).shape == (0,):
-        raise ValueError("residual returns no number; return at least one residual.")
-    if not _has_forward_mode(flat_fn, flat):
-        jacobian, derivative = jacobian or jax.jacrev, None
-        solver = dataclasses.replace(solver, acceleration=False)
-    function = _closed(flat_fn, flat)
-    objective = SumOfSquares(function, lam, reference, loss, solver.linear, jacobian)
-    tol = _tolerances(flat, ftol, xtol, gtol, max_steps)
-    return _solve(objective, solver, _box(bounds, x0, flat), tol, flat, restore, derivative, callback, True)
+    x0 = jax.tree.map(_as_real("x0"), x0)
+    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
+    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
+    problem = Problem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
+    return _least_squares(problem, callback)
 
 
 def least_squares_path(
@@ -221,18 +211,85 @@ def minimize(
     >>> print(jxr.minimize(valley, jnp.array([-1.2, 1.0]), 100.0).value.round(4))
     [1. 1.]
     """
-    flat, restore = _flatten("x0", x0)
     solver = TrustRegion() if solver is None else solver
     if not isinstance(solver, TrustRegion):
         raise ValueError(f"solver is {type(solver).__name__}; minimize takes TrustRegion(step=...).")
+    x0 = jax.tree.map(_as_real("x0"), x0)
+    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
+    return _minimize(fn, x0, args, bounds, _as_arrays(solver), tol, derivative, callback)
+
+
+class Problem(eqx.Module):
+    """The arguments of `least_squares`, as one pytree to compile, batch and take apart."""
+
+    residual: Callable[[Any, Any], Any]
+    x0: Any
+    args: Any
+    lam: Array | None
+    x_ref: Any
+    bounds: Any
+    solver: LevenbergMarquardt | TrustRegion
+    tol: Tolerances
+    loss: Loss = eqx.field(static=True)
+    jacobian: Callable[..., Any] | None = eqx.field(static=True)
+    derivative: Derivative | None = eqx.field(static=True)
+
+    def prepare(self) -> "Prepared":
+        """Flat vectors in the place of pytrees."""
+        flat, restore = _flatten("x0", self.x0)
+        solver, jacobian, derivative = self.solver, self.jacobian, self.derivative
+        if isinstance(solver, TrustRegion) and solver.linear is products and solver.step is not steihaug:
+            step = solver.step.__name__
+            raise ValueError(f"solver: step={step} needs a matrix; with linear=products use step=steihaug.")
+        fn = flat_residual(self.residual, restore, self.args, flat.dtype)
+        if jax.eval_shape(fn, flat).shape == (0,):
+            raise ValueError("residual returns no number; return at least one residual.")
+        if not _has_forward_mode(fn, flat):
+            jacobian, derivative = jacobian or jax.jacrev, None
+            solver = dataclasses.replace(solver, acceleration=False)
+        zero = jnp.zeros_like(flat)
+        reference = zero if self.x_ref is None else _like("x_ref", self.x_ref, self.x0, flat.dtype)
+        lam = None if self.lam is None else self.lam.astype(flat.dtype)
+        objective = SumOfSquares(_closed(fn, flat), lam, reference, self.loss, solver.linear, jacobian)
+        return Prepared(objective, solver, _box(self.bounds, self.x0, flat), flat, restore, derivative)
+
+
+class Prepared(NamedTuple):
+    """A problem in terms of one flat vector."""
+
+    objective: Objective
+    solver: LevenbergMarquardt | TrustRegion
+    box: Box | None
+    x: Array
+    restore: Callable[[Array], Any]
+    derivative: Derivative | None
+
+
+@eqx.filter_jit
+def _least_squares(problem: Problem, callback: Callable[..., None] | None) -> Solution:
+    ready = problem.prepare()
+    return solution_of(ready, _search(ready, problem.tol, True, callback))
+
+
+@eqx.filter_jit
+def _minimize(
+    fn: Callable[[Any, Any], Scalar],
+    x0: Any,
+    args: Any,
+    bounds: Any,
+    solver: TrustRegion,
+    tol: Tolerances,
+    derivative: Derivative | None,
+    callback: Callable[..., None] | None,
+) -> Solution:
+    flat, restore = _flatten("x0", x0)
     flat_fn = lambda x: fn(restore(x), args)  # noqa: E731
     shape = jax.eval_shape(flat_fn, flat)
     if not hasattr(shape, "shape") or shape.shape != ():
         raise ValueError("fn must return one number, of shape (); for a vector of residuals use least_squares.")
-    function = _closed(flat_fn, flat)
-    objective = Smooth(function, solver.step is not steihaug)
-    tol = _tolerances(flat, ftol, xtol, gtol, max_steps)
-    return _solve(objective, solver, _box(bounds, x0, flat), tol, flat, restore, derivative, callback, False)
+    objective = Smooth(_closed(flat_fn, flat), solver.step is not steihaug)
+    ready = Prepared(objective, solver, _box(bounds, x0, flat), flat, restore, derivative)
+    return solution_of(ready, _search(ready, tol, False, callback))
 
 
 def _has_forward_mode(fn: Callable[[Array], Array], x: Array) -> bool:
@@ -249,28 +306,23 @@ def _closed(fn: Callable[[Array], Array], x: Array) -> Any:
     return eqx.filter_closure_convert(fn, x)
 
 
-@eqx.filter_jit
-def _solve(
-    objective: Objective,
-    solver: Any,
-    box: Box | None,
-    tol: Tolerances,
-    x0: Array,
-    restore: Callable[[Array], Any],
-    derivative: Derivative | None,
-    callback: Callable[..., None] | None,
-    relative: bool,
-) -> Solution:
-    frozen = jax.lax.stop_gradient
-    still, still_box = _frozen(objective), _frozen(box)
-    start = frozen(x0) if still_box is None else still_box.clip(frozen(x0))
-    state = _loop.run(still, _frozen(solver), still_box, _frozen(tol), start, relative, callback)
+def _search(ready: Prepared, tol: Tolerances, relative: bool, callback: Callable[..., None] | None) -> _loop.State:
+    """Run the loop, without derivatives."""
+    objective, solver, box, tol = frozen((ready.objective, ready.solver, ready.box, tol))
+    x = jax.lax.stop_gradient(ready.x)
+    x = x if box is None else box.clip(x)
+    return _loop.run(objective, solver, box, tol, x, relative, callback)
+
+
+def solution_of(ready: Prepared, state: _loop.State) -> Solution:
+    """What the end of a search says, with derivatives."""
+    objective, box, restore = ready.objective, ready.box, ready.restore
+    still, still_box = frozen((objective, box))
     x, g = state.x, jax.grad(still.cost)(state.x)
     held = jnp.zeros(x.shape, bool) if still_box is None else ~still_box.free(x, g)
     inside = jnp.ones((), bool) if still_box is None else jnp.all(still_box.lower <= still_box.upper)
     result = _result(state, inside, objective)
-    good = converged(result)
-    value = _live(objective, box, x, held, good, derivative)
+    value = _live(objective, box, x, held, converged(result), ready.derivative)
     return Solution(
         value=restore(value),
         cost=objective.cost(value),
@@ -283,7 +335,8 @@ def _solve(
     )
 
 
-def _frozen(tree: Any) -> Any:
+def frozen(tree: Any) -> Any:
+    """Without derivatives."""
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
 
@@ -327,14 +380,20 @@ def _result(state: _loop.State, inside: Array, objective: Objective) -> Any:
     )
 
 
-def _tolerances(x: Array, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
-    f, s, g = (jnp.asarray(tol, x.dtype) for tol in (ftol, xtol, gtol))
+def _as_arrays(solver: Any) -> Any:
+    """Numbers as arrays, so that a new one does not compile again."""
+    return jax.tree.map(jnp.asarray, solver)
+
+
+def _tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
+    leaves = jax.tree.leaves(x0)
+    dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+    f, s, g = (jnp.asarray(tol, dtype) for tol in (ftol, xtol, gtol))
     return Tolerances(f, s, g, jnp.asarray(max_steps, jnp.int32))
 
 
 def _flatten(name: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
     """A pytree of real numbers as one floating vector, and the way back."""
-    x = jax.tree.map(_as_real(name), x)
     flat, restore = ravel_pytree(x)
     if flat.shape[0] == 0:
         raise ValueError(f"{name} holds no number; pass at least one parameter to fit.")
