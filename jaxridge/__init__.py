@@ -1,6 +1,7 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
 from jaxridge import design, losses, nonlinear, plan, select, spectrum
+from jaxridge._batch import least_squares_batch
 from jaxridge._result import RESULTS
 from jaxridge.nonlinear import LevenbergMarquardt, Solution, TrustRegion, least_squares, least_squares_path, minimize
 from jaxridge.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
@@ -19,6 +20,7 @@ __all__ = [
     "TrustRegion",
     "design",
     "least_squares",
+    "least_squares_batch",
     "least_squares_path",
     "losses",
     "minimize",

@@ -60,3 +60,45 @@ def poison(x: Array, good: Bool[Array, "..."]) -> Array:
     """``x``, times NaN unless ``good``: what fails must fail in its gradients too, where a plain
     ``where`` would say that the derivative is 0."""
     return x * jnp.where(good, 1.0, jnp.nan).astype(x.dtype)
+
+
+def gram_of(columns: list[Array]) -> list[list[Array]]:
+    """The lower triangle of sums Σ aᵢaⱼ over the vectors ``columns``, in one pass over them.
+
+    Under ``vmap`` a product of many tiny matrices runs at a tenth of the speed of this.
+    """
+    pairs = [(i, j) for i in range(len(columns)) for j in range(i + 1)]
+    zero = jnp.zeros((), columns[0].dtype)
+    sums = jax.lax.reduce(
+        tuple(columns[i] * columns[j] for i, j in pairs),
+        tuple(zero for _ in pairs),
+        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+        (0,),
+    )
+    found = dict(zip(pairs, sums, strict=True))
+    return [[found[i, j] for j in range(i + 1)] for i in range(len(columns))]
+
+
+def small_cholesky(H: Float[Array, "n n"]) -> list[list[Array]]:
+    """The rows of L with LLᵀ = H, written out: for tiny matrices in a batch. NaN where H is not definite."""
+    n = H.shape[0]
+    L: list[list[Array]] = []
+    for i in range(n):
+        row: list[Array] = []
+        for j in range(i + 1):
+            left = H[i, j] - sum((row[k] * (row if j == i else L[j])[k] for k in range(j)), jnp.zeros((), H.dtype))
+            row.append(jnp.sqrt(left) if i == j else left / L[j][j])
+        L.append(row)
+    return L
+
+
+def small_cholesky_solve(L: list[list[Array]], b: Float[Array, " n"]) -> Float[Array, " n"]:
+    """x with LLᵀx = b."""
+    n, zero = len(L), jnp.zeros((), b.dtype)
+    forward: list[Array] = []
+    for i in range(n):
+        forward.append((b[i] - sum((L[i][k] * forward[k] for k in range(i)), zero)) / L[i][i])
+    x: dict[int, Array] = {}
+    for i in reversed(range(n)):
+        x[i] = (forward[i] - sum((L[k][i] * x[k] for k in range(i + 1, n)), zero)) / L[i][i]
+    return jnp.stack([x[i] for i in range(n)])

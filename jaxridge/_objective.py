@@ -5,13 +5,15 @@ Smooth         F(x) = f(x)
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxridge._numerics import matmul
-from jaxridge._steps import Dense, Triangle
+from jaxridge._numerics import gram_of, matmul
+from jaxridge._steps import SMALL, Dense, Triangle
 from jaxridge._types import Array, Float, Scalar
 from jaxridge.losses import Loss, linear
 
@@ -49,8 +51,14 @@ def qr(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Round
 
 def cholesky(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
     """The normal equations JᵀJ + λI: several times faster than `qr` for many residuals, the condition squared."""
-    J, r, noise = objective.linearise(x, point)
-    H, g = matmul(J.T, J), matmul(J.T, r)
+    if objective.small(x):
+        *columns, r, noise = objective.linearise_small(x, point)
+        n, sums = len(columns), gram_of([*columns, r])
+        H = jnp.stack([jnp.stack([sums[max(i, j)][min(i, j)] for j in range(n)]) for i in range(n)])
+        g = jnp.stack(sums[n][:n])
+    else:
+        J, r, noise = objective.linearise(x, point)
+        H, g = matmul(J.T, J), matmul(J.T, r)
     if objective.lam is not None:
         H, g = H + objective.lam * jnp.eye(x.shape[0], dtype=x.dtype), g + objective.lam * (x - objective.x_ref)
     return Dense(H, g), noise
@@ -107,15 +115,32 @@ class SumOfSquares(eqx.Module):
 
     def linearise(self, x: Array, point: Point) -> tuple[Float[Array, "m n"], Float[Array, " m"], Rounding]:
         """J and r as least squares sees them, and what rounding of the residuals does to the cost."""
-        J, r, eps = self.jacobian_at(x), point.values, jnp.finfo(x.dtype).eps
-        # A residual is a difference of numbers of about the size of |J||x|.
-        rounding = eps * (jnp.abs(r) + matmul(jnp.abs(J), jnp.abs(x)))
+        J = self.jacobian_at(x)
+        root, outer, noise = self._rounding(point, matmul(jnp.abs(J), jnp.abs(x)))
+        if self.loss is linear:
+            return J, point.values, noise
+        return root[:, None] * J, point.values * outer / root, noise
+
+    def linearise_small(self, x: Array, point: Point) -> tuple[Any, ...]:
+        """The same column by column: what one parameter does not touch stays zero and falls away."""
+        columns = [jax.jvp(self.residual, (x,), (e,))[1] for e in np.eye(x.shape[0], dtype=x.dtype)]
+        size = sum((jnp.abs(column * x[j]) for j, column in enumerate(columns)), jnp.zeros_like(point.values))
+        root, outer, noise = self._rounding(point, size)
+        if self.loss is linear:
+            return *columns, point.values, noise
+        return *(root * column for column in columns), point.values * outer / root, noise
+
+    def small(self, x: Array) -> bool:
+        """Whether `linearise_small` is the better way."""
+        return self.jacobian is None and x.shape[0] <= SMALL
+
+    def _rounding(self, point: Point, size: Float[Array, " m"]) -> tuple[Array, Array, Rounding]:
+        """Weights, and the rounding of residuals that are differences of numbers of about that size."""
+        r = point.values
+        rounding = jnp.finfo(r.dtype).eps * (jnp.abs(r) + size)
         root, outer = self.weights(r)
         floor = 0.5 * jnp.sum(outer * jnp.square(rounding))
-        noise = Rounding(jnp.sum(outer * rounding * jnp.abs(r)) + 2.0 * floor, floor)
-        if self.loss is linear:
-            return J, r, noise
-        return root[:, None] * J, r * outer / root, noise
+        return root, outer, Rounding(jnp.sum(outer * rounding * jnp.abs(r)) + 2.0 * floor, floor)
 
     def bend(self, x: Array, p: Array) -> Float[Array, " n"]:
         """Jᵀ d²r/dt² along x + tp: what the second-order part of a step has to balance."""
@@ -128,8 +153,8 @@ class SumOfSquares(eqx.Module):
         """Forward mode unless there are fewer residuals than parameters, or as the user says."""
         if self.jacobian is not None:
             return self.jacobian(self.residual)(x)
-        rows = jax.eval_shape(self.residual, x).shape[0]
-        return (jax.jacrev if rows < x.shape[0] else jax.jacfwd)(self.residual)(x)
+        rows, n = jax.eval_shape(self.residual, x).shape[0], x.shape[0]
+        return (jax.jacrev if rows < n else jax.jacfwd)(self.residual)(x)
 
     def model(self, x: Array, point: Point) -> tuple[Stored, Rounding]:
         return self.linear(self, x, point)

@@ -18,8 +18,11 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from jaxridge import _secular
-from jaxridge._numerics import matmul, safe_divide
+from jaxridge._numerics import matmul, safe_divide, small_cholesky, small_cholesky_solve
 from jaxridge._types import Array, Bool, Float, Scalar
+
+# Up to so many parameters linear algebra is written out, which a batch of problems runs side by side.
+SMALL = 8
 
 
 class Step(NamedTuple):
@@ -86,6 +89,8 @@ class Dense(eqx.Module):
     gradient: Float[Array, " n"]
 
     def curvature(self, p: Float[Array, " n"]) -> Scalar:
+        if len(p) <= SMALL:
+            return jnp.sum(p[:, None] * p[None, :] * self.H)
         return jnp.sum(p * matmul(self.H, p))
 
     def diagonal(self) -> Float[Array, " n"]:
@@ -96,10 +101,13 @@ class Dense(eqx.Module):
 
     def damped(self, d: Float[Array, " n"], mu: Scalar) -> Step:
         """Cholesky; NaN where H + μD² is not positive definite."""
-        factor = cho_factor(self.H + jnp.diag(mu * d * d))
-
-        def solve(h: Array) -> Array:
-            return -cho_solve(factor, h)
+        damped = self.H + jnp.diag(mu * d * d)
+        if len(d) <= SMALL:
+            L = small_cholesky(damped)
+            solve = lambda h: -small_cholesky_solve(L, h)  # noqa: E731
+        else:
+            factor = cho_factor(damped)
+            solve = lambda h: -cho_solve(factor, h)  # noqa: E731
 
         return Step(solve(self.gradient), mu, solve)
 

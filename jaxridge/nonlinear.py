@@ -9,7 +9,7 @@ condition, ∇F = 0 in the variables that no bound holds: never of the iteration
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack
 
 import equinox as eqx
 import jax
@@ -105,23 +105,29 @@ def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Arr
     return jnp.linalg.solve(jnp.where(held[:, None], eye, jnp.where(held[None, :], 0.0, H)), b)
 
 
+class Options(TypedDict, Generic[Tree], total=False):
+    """What `least_squares` takes beyond the problem itself."""
+
+    solver: LevenbergMarquardt | TrustRegion | None
+    lam: Any
+    x_ref: Tree | None
+    bounds: tuple[Any, Any] | None
+    loss: Loss
+    jacobian: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None
+    derivative: Derivative
+    ftol: float
+    xtol: float
+    gtol: float
+    max_steps: int
+
+
 def least_squares(
     residual: Callable[[Tree, Any], Any],
     x0: Tree,
     args: Any = None,
     *,
-    solver: LevenbergMarquardt | TrustRegion | None = None,
-    lam: Any = 0.0,
-    x_ref: Tree | None = None,
-    bounds: tuple[Any, Any] | None = None,
-    loss: Loss = linear,
-    jacobian: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None = None,
-    derivative: Derivative | None = full_hessian,
-    ftol: float = 0.0,
-    xtol: float = 1e-12,
-    gtol: float = 0.0,
-    max_steps: int = 1000,
     callback: Callable[..., None] | None = None,
+    **options: Unpack[Options],
 ) -> Solution[Tree]:
     """Minimise F(x) = ½ (Σ ρ(rᵢ(x)²) + λ‖x − x_ref‖²) over lower ≤ x ≤ upper.
 
@@ -139,9 +145,9 @@ def least_squares(
         derivative: ``nonlinear.full_hessian`` (exact), or ``nonlinear.gauss_newton``, which leaves second derivatives
             of the residual out.
         ftol, xtol, gtol: stop where a step that neither damping nor radius shortened gains less than ftol·F, where it
-            is shorter than xtol‖Dx‖, or where no column of J has a cosine above gtol with the residual. With 0 the
-            fit goes on as long as rounding lets steps become shorter. None are compiled in.
-        max_steps: proposals, rejected ones included. Reaching it is a result code with NaN derivatives.
+            is shorter than xtol‖Dx‖, or where no column of J has a cosine above gtol with the residual: 0, 1e-12 and 0.
+            With 0 the fit goes on as long as rounding lets steps become shorter. None are compiled in.
+        max_steps: proposals, rejected ones included; 1000. Reaching it is a result code with NaN derivatives.
         callback: ``callback(step, cost, x)`` at every proposal, x the flat vector, for progress. It puts a host
             callback into the program, which has none otherwise.
 
@@ -159,12 +165,7 @@ def least_squares(
     >>> print(fit.value["rate"].round(4), bool(fit.success))
     0.5 True
     """
-    solver = LevenbergMarquardt() if solver is None else solver
-    x0 = jax.tree.map(_as_real("x0"), x0)
-    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
-    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
-    problem = Problem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
-    return _least_squares(problem, callback)
+    return _least_squares(make_problem(residual, x0, args, **options), callback)
 
 
 def least_squares_path(
@@ -263,6 +264,31 @@ class Prepared(NamedTuple):
     x: Array
     restore: Callable[[Array], Any]
     derivative: Derivative | None
+
+
+def make_problem(
+    residual: Callable[[Any, Any], Any],
+    x0: Any,
+    args: Any,
+    *,
+    solver: LevenbergMarquardt | TrustRegion | None = None,
+    lam: Any = 0.0,
+    x_ref: Any = None,
+    bounds: tuple[Any, Any] | None = None,
+    loss: Loss = linear,
+    jacobian: Callable[..., Any] | None = None,
+    derivative: Derivative | None = full_hessian,
+    ftol: float = 0.0,
+    xtol: float = 1e-12,
+    gtol: float = 0.0,
+    max_steps: int = 1000,
+) -> Problem:
+    """The arguments of `least_squares` with its defaults, every number an array."""
+    solver = LevenbergMarquardt() if solver is None else solver
+    x0 = jax.tree.map(_as_real("x0"), x0)
+    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
+    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
+    return Problem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
 
 
 @eqx.filter_jit

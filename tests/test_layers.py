@@ -33,6 +33,7 @@ LAYERS = (
     "_objective",
     "_loop",
     "nonlinear",
+    "_batch",
     "uncertainty",
     "__init__",
     "plot",
