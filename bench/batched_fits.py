@@ -1,8 +1,8 @@
 """How many small fits a second? The workload of Gpufit, and a batch in which one lane of a hundred is very hard.
 
-100 000 two-dimensional Gaussians on 5 × 5 pixels, 5 parameters, float32, tolerance 1e-4, at most 20 iterations, starts
-within 10 % of the truth (Przybylski et al. 2017, Scientific Reports 7, 15722). χ² and iterations stand beside each time,
-so that nobody wins by stopping early. `--quick` takes a hundredth of the fits.
+100 000 two-dimensional Gaussians on 5 × 5 pixels, 5 parameters, float32, tolerance 1e-4, at most 20 iterations,
+starts within 10 % of the truth (Przybylski et al. 2017, Scientific Reports 7, 15722). χ² and iterations stand beside
+each time, so that nobody wins by stopping early. `--quick` takes a hundredth of the fits.
 """
 
 import argparse

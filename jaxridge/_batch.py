@@ -47,8 +47,9 @@ def least_squares_batch(
         residual: ``residual(x, args)`` of one fit. x0: a pytree with an axis of N fits in front of every leaf.
         args: a pytree; in_axes says which axis of its leaves counts the fits, as for ``jax.vmap``: None for what they
             share.
-        options: those of `least_squares`, the same for all fits. The solver is by default Levenberg–Marquardt on the normal equations without acceleration, the cheapest step;
-            up to eight parameters its linear algebra is written out and runs side by side for all lanes.
+        options: those of `least_squares`, the same for all fits. The solver is by default Levenberg–Marquardt on the
+            normal equations without acceleration, the cheapest step; up to eight parameters its linear algebra is
+            written out and runs side by side for all lanes.
         block: lanes that advance together; None takes 2048 on a CPU, whose cache they fit, and all of them elsewhere.
 
     Returns a `Solution` with an axis of N in front of every leaf, result codes included, and derivatives like those
@@ -58,18 +59,35 @@ def least_squares_batch(
     >>> t = jnp.linspace(0.0, 1.0, 5)
     >>> rates = jnp.array([0.5, 1.0, 2.0])
     >>> model = lambda x, y: jnp.exp(-x * t) - y
-    >>> fits = jxr.least_squares_batch(model, jnp.ones(3), jnp.exp(-rates[:, None] * t))
+    >>> fits = jxr.least_squares_batch(model, jnp.ones(3), jnp.exp(-jnp.outer(rates, t)))
     >>> print(fits.value.round(4))
     [0.5 1.  2. ]
     """
     leaves = jax.tree.leaves(x0)
     if not leaves or any(jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != jnp.shape(leaves[0])[0] for leaf in leaves):
         raise ValueError("x0 needs an axis of fits in front of every leaf, of the same length in all.")
+    _check_lanes(args, in_axes, jnp.shape(leaves[0])[0])
     options.setdefault("solver", LevenbergMarquardt(linear=cholesky, acceleration=False))
     problem = make_problem(residual, x0, args, **options)
     if block is None:
         block = 2048 if jax.default_backend() == "cpu" else jnp.shape(leaves[0])[0]
     return _run(problem, in_axes, block)
+
+
+def _check_lanes(args: Any, in_axes: Any, count: int) -> None:
+    """Every leaf of args that in_axes does not share must count the same fits as x0."""
+
+    def check(axis: int | None, part: Any) -> None:
+        if axis is None:
+            return
+        for leaf in jax.tree.leaves(part):
+            if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[axis] != count:
+                shape = jnp.shape(leaf)
+                raise ValueError(
+                    f"args has a leaf of shape {shape} and x0 {count} fits; say in in_axes what is shared."
+                )
+
+    jax.tree.map(check, in_axes, args, is_leaf=lambda x: x is None)
 
 
 @eqx.filter_jit

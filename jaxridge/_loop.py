@@ -157,6 +157,11 @@ def _gradient(stored: Stored) -> Array:
     return stored.gradient if isinstance(stored, _steps.Triangle | _steps.Dense) else stored
 
 
+def gradient(state: State) -> Array:
+    """∇F where the loop stands."""
+    return _gradient(state.model)
+
+
 def _scale(stored: Stored, d: Array | None, relative: bool) -> Array:
     """D: the column norms of J, or a part of what they were; 1 for a column without any norm."""
     if not relative or not isinstance(stored, _steps.Triangle | _steps.Dense):

@@ -52,8 +52,12 @@ def qr(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Round
 def cholesky(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
     """The normal equations JᵀJ + λI: several times faster than `qr` for many residuals, the condition squared."""
     if objective.small(x):
-        *columns, r, noise = objective.linearise_small(x, point)
+        *columns, r = objective.linearise_small(x, point)
         n, sums = len(columns), gram_of([*columns, r])
+        # By Cauchy and Schwarz from the sums at hand.
+        size = sum((jnp.abs(x[j]) * jnp.sqrt(sums[j][j]) for j in range(n)), jnp.sqrt(sums[n][n]))
+        rounding = jnp.finfo(x.dtype).eps * size
+        noise = Rounding(rounding * (jnp.sqrt(sums[n][n]) + rounding), 0.5 * jnp.square(rounding))
         H = jnp.stack([jnp.stack([sums[max(i, j)][min(i, j)] for j in range(n)]) for i in range(n)])
         g = jnp.stack(sums[n][:n])
     else:
@@ -115,32 +119,27 @@ class SumOfSquares(eqx.Module):
 
     def linearise(self, x: Array, point: Point) -> tuple[Float[Array, "m n"], Float[Array, " m"], Rounding]:
         """J and r as least squares sees them, and what rounding of the residuals does to the cost."""
-        J = self.jacobian_at(x)
-        root, outer, noise = self._rounding(point, matmul(jnp.abs(J), jnp.abs(x)))
+        J, r = self.jacobian_at(x), point.values
+        # A residual is a difference of numbers of about the size of |J||x|.
+        rounding = jnp.finfo(x.dtype).eps * (jnp.abs(r) + matmul(jnp.abs(J), jnp.abs(x)))
+        root, outer = self.weights(r)
+        floor = 0.5 * jnp.sum(outer * jnp.square(rounding))
+        noise = Rounding(jnp.sum(outer * rounding * jnp.abs(r)) + 2.0 * floor, floor)
         if self.loss is linear:
-            return J, point.values, noise
-        return root[:, None] * J, point.values * outer / root, noise
+            return J, r, noise
+        return root[:, None] * J, r * outer / root, noise
 
     def linearise_small(self, x: Array, point: Point) -> tuple[Any, ...]:
         """The same column by column: what one parameter does not touch stays zero and falls away."""
         columns = [jax.jvp(self.residual, (x,), (e,))[1] for e in np.eye(x.shape[0], dtype=x.dtype)]
-        size = sum((jnp.abs(column * x[j]) for j, column in enumerate(columns)), jnp.zeros_like(point.values))
-        root, outer, noise = self._rounding(point, size)
         if self.loss is linear:
-            return *columns, point.values, noise
-        return *(root * column for column in columns), point.values * outer / root, noise
+            return *columns, point.values
+        root, outer = self.weights(point.values)
+        return *(root * column for column in columns), point.values * outer / root
 
     def small(self, x: Array) -> bool:
         """Whether `linearise_small` is the better way."""
         return self.jacobian is None and x.shape[0] <= SMALL
-
-    def _rounding(self, point: Point, size: Float[Array, " m"]) -> tuple[Array, Array, Rounding]:
-        """Weights, and the rounding of residuals that are differences of numbers of about that size."""
-        r = point.values
-        rounding = jnp.finfo(r.dtype).eps * (jnp.abs(r) + size)
-        root, outer = self.weights(r)
-        floor = 0.5 * jnp.sum(outer * jnp.square(rounding))
-        return root, outer, Rounding(jnp.sum(outer * rounding * jnp.abs(r)) + 2.0 * floor, floor)
 
     def bend(self, x: Array, p: Array) -> Float[Array, " n"]:
         """Jᵀ d²r/dt² along x + tp: what the second-order part of a step has to balance."""

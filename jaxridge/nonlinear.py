@@ -343,8 +343,8 @@ def _search(ready: Prepared, tol: Tolerances, relative: bool, callback: Callable
 def solution_of(ready: Prepared, state: _loop.State) -> Solution:
     """What the end of a search says, with derivatives."""
     objective, box, restore = ready.objective, ready.box, ready.restore
-    still, still_box = frozen((objective, box))
-    x, g = state.x, jax.grad(still.cost)(state.x)
+    still_box = frozen(box)
+    x, g = state.x, _loop.gradient(state)
     held = jnp.zeros(x.shape, bool) if still_box is None else ~still_box.free(x, g)
     inside = jnp.ones((), bool) if still_box is None else jnp.all(still_box.lower <= still_box.upper)
     result = _result(state, inside, objective)
