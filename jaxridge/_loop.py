@@ -5,7 +5,7 @@ TrustRegion          controls the radius Δ within which the model is trusted
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -195,18 +195,30 @@ def start(objective: Objective, solver: Solver, x: Array, relative: bool) -> Sta
     return eqx.tree_at(lambda s: s.control, state, solver.start(_complete(objective, state), d, x))
 
 
-def advance(
-    objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, relative: bool, state: State
-) -> State:
-    """One proposal."""
+class Trial(NamedTuple):
+    """A proposed step, and what the model and the objective say of it."""
+
+    x: Array
+    point: Point
+    length: Scalar
+    predicted: Scalar
+    gain: Scalar
+    resting: Bool[Array, ""]  # nowhere to go
+    unhindered: Bool[Array, ""]  # neither damping, radius nor a bound shortened it
+    bent: Bool[Array, ""]  # beyond where its expansion holds
+
+
+def propose(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Trial:
+    """The step that the solver wants, inside the box, evaluated."""
     x, model, g, d = state.x, _complete(objective, state), _gradient(state.model), state.d
+    free = jnp.ones(x.shape, bool)
     if box is not None:
         free = box.free(x, g)
         model, g = model.restricted(free), jnp.where(free, g, 0.0)
     step, unhindered = solver.propose(model, d, state.control)
     p, following, bent = step.p, x + step.p, jnp.zeros((), bool)
     if solver.acceleration and step.solve is not None and isinstance(objective, SumOfSquares):
-        half = step.solve(objective.bend(x, p) if box is None else jnp.where(free, objective.bend(x, p), 0.0)) / 2
+        half = step.solve(jnp.where(free, objective.bend(x, p), 0.0)) / 2
         bent = jnp.linalg.norm(d * half) * 2 > _BENT * jnp.linalg.norm(d * p)
         following = following + jnp.where(jnp.isfinite(half), half, 0.0)
     if box is not None:
@@ -215,72 +227,77 @@ def advance(
         unhindered &= ~clipped
         # A cut step is judged by what the model says of it.
         p, following = jnp.where(clipped, inside - x, p), inside
-    length, curved = jnp.linalg.norm(d * p), model.curvature(p)
-    predicted = -jnp.sum(g * p) - 0.5 * curved
     there = objective.evaluate(following)
-    gain = objective.gain(x, following - x, state.point, there)
-    sensible = jnp.isfinite(there.cost) & jnp.isfinite(length) & (predicted > 0) & ~bent
-    ratio = jnp.where(sensible, gain / jnp.where(sensible, predicted, 1.0), -jnp.inf)
-    # Where rounding hides the gain the model decides, as long as its steps become shorter.
-    hidden = sensible & (predicted <= state.noise.gain) & (jnp.abs(gain) <= state.noise.gain)
-    shorter = length <= 0.9 * state.shortest  # heuristic: what only jitters is not shorter
-    accepted = jnp.where(hidden, unhindered & shorter, sensible & (ratio > _WORTHWHILE))
     # A stationary point, unless it is a saddle, from which only an exact step finds the way down.
-    resting = _slope(objective, g, d, state.point) <= tol.g
-    resting &= ~(isinstance(objective, Smooth) & (step.mu > 0))
-    accepted &= ~resting
-    control = solver.update(state.control, jnp.where(hidden, 1.0, ratio), accepted, length)
+    resting = jnp.max(jnp.abs(g) / d, initial=0.0) <= tol.g * objective.slope_unit(state.point)
+    return Trial(
+        x=following,
+        point=there,
+        length=jnp.linalg.norm(d * p),
+        predicted=-jnp.sum(g * p) - 0.5 * model.curvature(p),
+        gain=objective.gain(x, following - x, state.point, there),
+        resting=resting & ~(isinstance(objective, Smooth) & (step.mu > 0)),
+        unhindered=unhindered,
+        bent=bent,
+    )
+
+
+def advance(
+    objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, relative: bool, state: State
+) -> State:
+    """One proposal, taken or not."""
+    trial = propose(objective, solver, box, tol, state)
+    sensible = jnp.isfinite(trial.point.cost) & jnp.isfinite(trial.length) & (trial.predicted > 0) & ~trial.bent
+    ratio = jnp.where(sensible, trial.gain / jnp.where(sensible, trial.predicted, 1.0), -jnp.inf)
+    # Where rounding hides the gain the model decides, as long as its steps become shorter.
+    hidden = sensible & (trial.predicted <= state.noise.gain) & (jnp.abs(trial.gain) <= state.noise.gain)
+    shorter = trial.length <= 0.9 * state.shortest  # heuristic: what only jitters is not shorter
+    accepted = jnp.where(hidden, trial.unhindered & shorter, sensible & (ratio > _WORTHWHILE)) & ~trial.resting
+    control = solver.update(state.control, jnp.where(hidden, 1.0, ratio), accepted, trial.length)
 
     def move() -> tuple[Array, Point, Stored, Rounding, Array]:
-        stored, noise = objective.model(following, there)
-        return following, there, stored, noise, _scale(stored, d, relative)
+        stored, noise = objective.model(trial.x, trial.point)
+        return trial.x, trial.point, stored, noise, _scale(stored, state.d, relative)
 
     def stay() -> tuple[Array, Point, Stored, Rounding, Array]:
-        return x, state.point, state.model, state.noise, d
+        return state.x, state.point, state.model, state.noise, state.d
 
-    new_x, point, stored, noise, new_d = jax.lax.cond(accepted, move, stay)
-    size = jnp.linalg.norm(d * x)
-    fell = accepted & unhindered
-    cost_small = fell & ~hidden & (predicted <= tol.f * point.cost) & (gain <= tol.f * point.cost)
-    step_small = fell & (length <= tol.x * size)
-    exhausted = hidden & ~accepted & unhindered
-    unmoved = ~accepted & ((length <= jnp.finfo(x.dtype).eps * size) | jnp.all(following == x))
-    unmoved |= ~jnp.isfinite(control[0]) | (control[0] == 0)
-    blocked = state.blocked | ~jnp.isfinite(there.cost)
-    stuck = jnp.where(blocked, NONFINITE, STALLED)
-    cost = state.point.cost
-    lost = (state.noise.gain > _HIDDEN * jnp.abs(cost)) & (cost > 4.0 * state.noise.floor)
-    settled = jnp.where(exhausted & lost, ROUNDING, STEP)
-    stop = jnp.select(
-        [
-            accepted & ~jnp.all(jnp.isfinite(_gradient(stored))),
-            resting,
-            cost_small,
-            step_small | exhausted,
-            unmoved,
-        ],
-        [NONFINITE, GRADIENT, COST, settled, stuck],
-        RUNNING,
-    )
+    x, point, stored, noise, d = jax.lax.cond(accepted, move, stay)
+    lost = accepted & ~jnp.all(jnp.isfinite(_gradient(stored)))
     return State(
-        x=new_x,
+        x=x,
         point=point,
         model=stored,
         noise=noise,
-        d=new_d,
+        d=d,
         control=control,
-        blocked=blocked & ~accepted,
-        shortest=jnp.where(hidden, length, jnp.where(accepted, jnp.inf, state.shortest)),
+        blocked=~accepted & (state.blocked | ~jnp.isfinite(trial.point.cost)),
+        shortest=jnp.where(hidden, trial.length, jnp.where(accepted, jnp.inf, state.shortest)),
         steps=state.steps + 1,
         evaluations=state.evaluations + 1,
         jacobians=state.jacobians + accepted.astype(jnp.int32),
-        stop=stop.astype(jnp.int32),
+        stop=jnp.where(lost, NONFINITE, _verdict(tol, state, trial, control, accepted, hidden)).astype(jnp.int32),
     )
 
 
-def _slope(objective: Objective, g: Array, d: Array, point: Point) -> Scalar:
-    """The largest cosine between the residual and a column of J; for a smooth f the largest derivative."""
-    return jnp.max(jnp.abs(g) / d, initial=0.0) / objective.slope_unit(point)
+def _verdict(
+    tol: Tolerances, state: State, trial: Trial, control: Control, accepted: Array, hidden: Array
+) -> Int[Array, ""]:
+    """Why the loop should end here, if it should."""
+    size, cost, taken = jnp.linalg.norm(state.d * state.x), state.point.cost, accepted & trial.unhindered
+    enough = tol.f * trial.point.cost
+    cost_small = taken & ~hidden & (trial.predicted <= enough) & (trial.gain <= enough)
+    step_small = taken & (trial.length <= tol.x * size)
+    exhausted = hidden & ~accepted & trial.unhindered
+    vague = (state.noise.gain > _HIDDEN * jnp.abs(cost)) & (cost > 4.0 * state.noise.floor)
+    unmoved = (trial.length <= jnp.finfo(size.dtype).eps * size) | jnp.all(trial.x == state.x)
+    stuck = (~accepted & unmoved) | ~jnp.isfinite(control[0]) | (control[0] == 0)
+    blocked = state.blocked | ~jnp.isfinite(trial.point.cost)
+    return jnp.select(
+        [trial.resting, cost_small, step_small | exhausted, stuck],
+        [GRADIENT, COST, jnp.where(exhausted & vague, ROUNDING, STEP), jnp.where(blocked, NONFINITE, STALLED)],
+        RUNNING,
+    )
 
 
 def run(
