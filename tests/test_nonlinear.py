@@ -381,6 +381,10 @@ def test_awkward_problems():
     found = outcome(lambda x, _: x - 1.0, jnp.ones(3))
     assert found.success
     assert found.cost == 0.0
+    # NaN at a trial: the full step from 8 leaves the domain of the logarithm, shorter ones do not.
+    found = outcome(lambda x, _: jnp.log(x) - 1.0, jnp.array([8.0]))
+    assert found.success
+    np.testing.assert_allclose(found.value, np.e, rtol=1e-12)
     # Outside the bounds at the start.
     found = outcome(lambda x, _: x - jnp.array([3.0, -1.0]), jnp.array([9.0, 9.0]), bounds=(0.0, 1.0))
     np.testing.assert_allclose(found.value, [1.0, 0.0], atol=1e-14)
