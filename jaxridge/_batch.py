@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge import _loop
+from jaxridge._flat import frozen
 from jaxridge._types import Array
 from jaxridge.nonlinear import (
     LevenbergMarquardt,
@@ -22,7 +23,6 @@ from jaxridge.nonlinear import (
     Problem,
     Solution,
     cholesky,
-    frozen,
     make_problem,
     solution_of,
 )

@@ -14,9 +14,9 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from jaxridge import _loop
+from jaxridge._flat import as_real, closed, flat_box, flat_like, flat_residual, flatten, frozen, has_forward_mode
 from jaxridge._implicit import once_only
 from jaxridge._loop import Box, LevenbergMarquardt, Tolerances, TrustRegion
 from jaxridge._numerics import matmul, poison
@@ -215,7 +215,7 @@ def minimize(
     solver = TrustRegion() if solver is None else solver
     if not isinstance(solver, TrustRegion):
         raise ValueError(f"solver is {type(solver).__name__}; minimize takes TrustRegion(step=...).")
-    x0 = jax.tree.map(_as_real("x0"), x0)
+    x0 = jax.tree.map(as_real("x0"), x0)
     tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
     return _minimize(fn, x0, args, bounds, _as_arrays(solver), tol, derivative, callback)
 
@@ -237,7 +237,7 @@ class Problem(eqx.Module):
 
     def prepare(self) -> "Prepared":
         """Flat vectors in the place of pytrees."""
-        flat, restore = _flatten("x0", self.x0)
+        flat, restore = flatten("x0", self.x0)
         solver, jacobian, derivative = self.solver, self.jacobian, self.derivative
         if isinstance(solver, TrustRegion) and solver.linear is products and solver.step is not steihaug:
             step = solver.step.__name__
@@ -245,14 +245,14 @@ class Problem(eqx.Module):
         fn = flat_residual(self.residual, restore, self.args, flat.dtype)
         if jax.eval_shape(fn, flat).shape == (0,):
             raise ValueError("residual returns no number; return at least one residual.")
-        if not _has_forward_mode(fn, flat):
+        if not has_forward_mode(fn, flat):
             jacobian, derivative = jacobian or jax.jacrev, None
             solver = dataclasses.replace(solver, acceleration=False)
         zero = jnp.zeros_like(flat)
-        reference = zero if self.x_ref is None else _like("x_ref", self.x_ref, self.x0, flat.dtype)
+        reference = zero if self.x_ref is None else flat_like("x_ref", self.x_ref, self.x0, flat.dtype)
         lam = None if self.lam is None else self.lam.astype(flat.dtype)
-        objective = SumOfSquares(_closed(fn, flat), lam, reference, self.loss, solver.linear, jacobian)
-        return Prepared(objective, solver, _box(self.bounds, self.x0, flat), flat, restore, derivative)
+        objective = SumOfSquares(closed(fn, flat), lam, reference, self.loss, solver.linear, jacobian)
+        return Prepared(objective, solver, flat_box(self.bounds, self.x0, flat), flat, restore, derivative)
 
 
 class Prepared(NamedTuple):
@@ -285,7 +285,7 @@ def make_problem(
 ) -> Problem:
     """The arguments of `least_squares` with its defaults, every number an array."""
     solver = LevenbergMarquardt() if solver is None else solver
-    x0 = jax.tree.map(_as_real("x0"), x0)
+    x0 = jax.tree.map(as_real("x0"), x0)
     lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
     tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
     return Problem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
@@ -308,28 +308,14 @@ def _minimize(
     derivative: Derivative | None,
     callback: Callable[..., None] | None,
 ) -> Solution:
-    flat, restore = _flatten("x0", x0)
+    flat, restore = flatten("x0", x0)
     flat_fn = lambda x: fn(restore(x), args)  # noqa: E731
     shape = jax.eval_shape(flat_fn, flat)
     if not hasattr(shape, "shape") or shape.shape != ():
         raise ValueError("fn must return one number, of shape (); for a vector of residuals use least_squares.")
-    objective = Smooth(_closed(flat_fn, flat), solver.step is not steihaug)
-    ready = Prepared(objective, solver, _box(bounds, x0, flat), flat, restore, derivative)
+    objective = Smooth(closed(flat_fn, flat), solver.step is not steihaug)
+    ready = Prepared(objective, solver, flat_box(bounds, x0, flat), flat, restore, derivative)
     return solution_of(ready, _search(ready, tol, False, callback))
-
-
-def _has_forward_mode(fn: Callable[[Array], Array], x: Array) -> bool:
-    """Whether a function can be pushed forward; one with a ``custom_vjp`` cannot."""
-    try:
-        jax.eval_shape(jax.jacfwd(fn), x)
-    except TypeError:
-        return False
-    return True
-
-
-def _closed(fn: Callable[[Array], Array], x: Array) -> Any:
-    """``fn`` with all that it closes over as leaves, so that derivatives can be stopped there."""
-    return eqx.filter_closure_convert(fn, x)
 
 
 def _search(ready: Prepared, tol: Tolerances, relative: bool, callback: Callable[..., None] | None) -> _loop.State:
@@ -359,11 +345,6 @@ def solution_of(ready: Prepared, state: _loop.State) -> Solution:
         residual_evaluations=state.evaluations,
         jacobian_evaluations=state.jacobians,
     )
-
-
-def frozen(tree: Any) -> Any:
-    """Without derivatives."""
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)
 
 
 def _live(
@@ -416,59 +397,3 @@ def _tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tol
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
     f, s, g = (jnp.asarray(tol, dtype) for tol in (ftol, xtol, gtol))
     return Tolerances(f, s, g, jnp.asarray(max_steps, jnp.int32))
-
-
-def _flatten(name: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """A pytree of real numbers as one floating vector, and the way back."""
-    flat, restore = ravel_pytree(x)
-    if flat.shape[0] == 0:
-        raise ValueError(f"{name} holds no number; pass at least one parameter to fit.")
-    return flat, restore
-
-
-def _as_real(name: str) -> Callable[[Any], Array]:
-    def convert(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            raise ValueError(f"{name} is complex; pass real and imaginary parts as two leaves instead.")
-        return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.result_type(float))
-
-    return convert
-
-
-def _like(name: str, tree: Any, x0: Any, dtype: Any) -> Array:
-    """A pytree with the structure of x0, or a prefix of it, as a vector."""
-    try:
-        full = jax.tree.map(
-            lambda leaf, part: jnp.broadcast_to(jnp.asarray(part, dtype), jnp.shape(leaf)).ravel(),
-            x0,
-            jax.tree.broadcast(tree, x0),
-        )
-    except ValueError as error:
-        raise ValueError(f"{name} does not have the structure of x0 ({jax.tree.structure(x0)}): {error}") from None
-    return jnp.concatenate([leaf for leaf in jax.tree.leaves(full)])
-
-
-def _box(bounds: tuple[Any, Any] | None, x0: Any, flat: Array) -> Box | None:
-    if bounds is None:
-        return None
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"bounds is {bounds!r}; pass a pair (lower, upper), with None for a side without bound.")
-    lower, upper = bounds
-    lower = -jnp.inf if lower is None else lower
-    upper = jnp.inf if upper is None else upper
-    return Box(_like("bounds[0]", lower, x0, flat.dtype), _like("bounds[1]", upper, x0, flat.dtype))
-
-
-def flat_residual(
-    residual: Callable[[Any, Any], Any], restore: Callable[[Array], Any], args: Any, dtype: Any
-) -> Callable[[Array], Array]:
-    """A residual of pytrees as a function from vector to vector."""
-
-    def fn(x: Array) -> Array:
-        leaves = [jnp.ravel(jnp.asarray(leaf)) for leaf in jax.tree.leaves(residual(restore(x), args))]
-        if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves):
-            raise ValueError("residual returns complex numbers; return their real and imaginary parts instead.")
-        return jnp.concatenate([leaf.astype(dtype) for leaf in leaves]) if leaves else jnp.zeros(0, dtype)
-
-    return fn

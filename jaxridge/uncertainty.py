@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxridge import _secular
+from jaxridge._flat import flat_residual
 from jaxridge._numerics import matmul, safe_divide
 from jaxridge._types import Array, Float, Scalar
-from jaxridge.nonlinear import Solution, flat_residual
+from jaxridge.nonlinear import Solution
 
 
 class Uncertainty(eqx.Module):

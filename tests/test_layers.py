@@ -32,6 +32,7 @@ LAYERS = (
     "trust_region",
     "_objective",
     "_loop",
+    "_flat",
     "nonlinear",
     "_batch",
     "uncertainty",
