@@ -1,6 +1,6 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import design, losses, nonlinear, plan, select, spectrum
+from jaxridge import design, kernels, losses, nonlinear, plan, select, spectrum
 from jaxridge._batch import least_squares_batch
 from jaxridge._result import RESULTS
 from jaxridge.nonlinear import LevenbergMarquardt, Solution, TrustRegion, least_squares, least_squares_path, minimize
@@ -19,6 +19,7 @@ __all__ = [
     "Subproblem",
     "TrustRegion",
     "design",
+    "kernels",
     "least_squares",
     "least_squares_batch",
     "least_squares_path",

@@ -20,6 +20,7 @@ LAYERS = (
     "_steps",
     "plan",
     "design",
+    "kernels",
     "_factor",
     "_live",
     "_cholesky",
