@@ -22,6 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._types import Array, Float, Scalar
@@ -89,7 +90,7 @@ def as_leaf(name: str, value: Any) -> Array:
     leaf = jnp.asarray(value, None if isinstance(value, jax.Array | np.ndarray) else jnp.result_type(float))
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         leaf = leaf.astype(jnp.result_type(float))
-    if not isinstance(leaf, jax.core.Tracer) and not np.all(np.asarray(leaf) > 0):
+    if not isinstance(leaf, Tracer) and not np.all(np.asarray(leaf) > 0):
         raise ValueError(f"{name} is {value}; a kernel needs a positive one, such as {name}=1.0.")
     return leaf
 
@@ -198,7 +199,7 @@ class _Scaled(Kernel):
 
     def units(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """x in units of the length scale."""
-        if x.ndim == 0 or self.scale.ndim and self.scale.shape != x.shape[-1:]:
+        if x.ndim == 0 or (self.scale.ndim and self.scale.shape != x.shape[-1:]):
             raise ValueError(
                 f"scale has shape {self.scale.shape} and a point {x.shape[-1:]}; "
                 "one length scale, or one for each dimension, is needed, and points are vectors (d,)."
