@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxridge import _live
 from jaxridge._implicit import attach
 from jaxridge._numerics import cutoff, matmul, poison, safe_divide
 from jaxridge._types import Array, Float, Int, Lam
@@ -175,7 +176,7 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
                 design.penalty,
                 design.terms,
             )
-            w = from_design(part).coef(lam)
+            _, w = _live.solution(part, from_design(part).factor, lam)
             d = design.X.shape[1]
             predicted = matmul(_take(design.X, test), w[:d]) + matmul(_take(design.Z, test), w[d:])
             return _losses(_take(design.y, test) - predicted, _take(weights, test), loss)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
 from jaxridge._types import Array
@@ -16,7 +17,7 @@ def moves(tangent: Any) -> bool:
     return not isinstance(tangent, SymbolicZero)
 
 
-def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[..., Array]:
+def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
     """A function with the value of ``value`` and, to every order, the derivatives of ``live``.
 
     ``value`` may read a factorisation that was made under ``stop_gradient``; ``live`` states the same
@@ -25,15 +26,15 @@ def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[
     """
 
     @jax.custom_jvp
-    def attached(*args: Any) -> Array:
+    def attached(*args: Any) -> Any:
         return value(*args)
 
-    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         leaves, tree = jax.tree.flatten(primals)
         dleaves = tree.flatten_up_to(tangents)
         moving = [i for i, tangent in enumerate(dleaves) if moves(tangent)]
 
-        def along(*moved: Array) -> Array:
+        def along(*moved: Array) -> Any:
             filled = list(leaves)
             for i, leaf in zip(moving, moved, strict=True):
                 filled[i] = leaf
@@ -44,6 +45,28 @@ def attach(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[
 
     attached.defjvp(rule, symbolic_zeros=True)
     return jax.jit(attached)
+
+
+def one_by_one(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
+    """``jax.lax.map`` for functions with rules of their own, such as those of `attach`.
+
+    Where reverse mode splits a loop in two, JAX puts the plain value of such a function in its place, so that second
+    derivatives would be silently wrong. Here the rule is that of the whole loop, and its tangents come from bodies
+    that are rematerialised, which are not split; nor does any store what it computed.
+    """
+    # What fn closes over has to be an argument of the rule.
+    program, out = jax.make_jaxpr(fn, return_shape=True)(jax.tree.map(lambda x: x[0], xs))
+
+    def body(constants: Any) -> Callable[[Any], list[Array]]:
+        return lambda x: eval_jaxpr(program.jaxpr, constants, *jax.tree.leaves(x))
+
+    def plain(xs: Any, constants: Any) -> list[Array]:
+        return jax.lax.map(body(constants), xs, batch_size=batch_size)
+
+    def live(xs: Any, constants: Any) -> list[Array]:
+        return jax.lax.map(jax.checkpoint(body(constants)), xs, batch_size=batch_size)
+
+    return jax.tree.unflatten(jax.tree.structure(out), attach(plain, live)(xs, program.consts))
 
 
 def once_only(frozen: Any, live: Any, message: str | None) -> Any:

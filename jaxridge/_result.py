@@ -37,6 +37,10 @@ class RESULTS(eqx.Enumeration):
         "coefficients are not determined. Drop one, or set intercept=False."
     )
     invalid_radius = "radius must be >= 0, a fraction between 0 and 1."
+    nonfinite_kernel = (
+        "The kernel matrix holds NaN or infinity: look for NaN in the points, and for a length scale or a weight of "
+        "a kernel that is not positive."
+    )
     indefinite_kernel = (
         "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
         "that it is symmetric and positive semidefinite, or add a multiple of the identity."

@@ -262,7 +262,7 @@ class StandardForm(eqx.Module):
         """From reduced rows back to all rows: a zero in front, then the reflection, last one first."""
         for v, pivot in reversed(self.reflectors):
             M = jnp.concatenate([jnp.zeros((1, M.shape[1]), M.dtype), M])
-            M = _swap(_reflect(v, M), pivot)
+            M = _swap(reflect(v, M), pivot)
         return M
 
     def free_basis(self) -> Float[Array, "n q"]:
@@ -271,7 +271,7 @@ class StandardForm(eqx.Module):
         for v, pivot in reversed(self.reflectors):
             first = jnp.zeros((v.shape[0], 1), v.dtype).at[0].set(1.0)
             below = jnp.concatenate([jnp.zeros((1, basis.shape[1]), v.dtype), basis])
-            basis = _swap(_reflect(v, jnp.concatenate([first, below], axis=1)), pivot)
+            basis = _swap(reflect(v, jnp.concatenate([first, below], axis=1)), pivot)
         return basis
 
 
@@ -280,12 +280,12 @@ def _swap(M: Float[Array, "n m"], row: Int[Array, ""] | None) -> Float[Array, "n
     return M if row is None else M.at[0].set(M[row]).at[row].set(M[0])
 
 
-def _reflect(v: Float[Array, " n"], M: Float[Array, "n m"]) -> Float[Array, "n m"]:
+def reflect(v: Float[Array, " n"], M: Float[Array, "n m"]) -> Float[Array, "n m"]:
     """(I − v vᵀ) M, with ‖v‖² = 2: a Householder reflection."""
     return M - v[:, None] * matmul(v, M)[None, :]
 
 
-def _reflector(z: Float[Array, " n"]) -> Float[Array, " n"]:
+def householder(z: Float[Array, " n"]) -> Float[Array, " n"]:
     """The v of the Householder reflection that sends z to a multiple of the first coordinate."""
     length = jnp.linalg.norm(z)
     v = z.at[0].add(jnp.where(z[0] < 0, -length, length))
@@ -338,8 +338,8 @@ def standard_form(design: Design) -> StandardForm:
         # The heaviest row becomes the one that is dropped: what is left of it is its rounding times its weight.
         pivot = None if root is None else jnp.argmax(jnp.abs(Z[:, 0]))
         Z, X, y = _swap(Z, pivot), _swap(X, pivot), _swap(y, pivot)
-        v = _reflector(Z[:, 0])
-        Z, X, y = _reflect(v, Z), _reflect(v, X), _reflect(v, y)
+        v = householder(Z[:, 0])
+        Z, X, y = reflect(v, Z), reflect(v, X), reflect(v, y)
         triangle = triangle.at[i, i:].set(Z[0])
         X_tops, y_tops = X_tops.at[i].set(X[0]), y_tops.at[i].set(y[0])
         Z, X, y = Z[1:, 1:], X[1:], y[1:]

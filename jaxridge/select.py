@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxridge import _secular
 from jaxridge._folds import Folds, fold_factors, held_out, partition
-from jaxridge._implicit import implicit_root
+from jaxridge._implicit import implicit_root, one_by_one
 from jaxridge._numerics import matmul
 from jaxridge._types import Array, Bool, Float, Int, Lam
 from jaxridge.design import Design, as_floats
@@ -266,7 +266,7 @@ def evaluate(
     plan = chunks(n, t, lams.shape[0], lams.dtype, memory)
     if plan.together >= plan.lams:
         return jax.vmap(one)(lams)
-    return jax.lax.map(one, lams, batch_size=plan.together)
+    return one_by_one(one, lams, batch_size=plan.together)
 
 
 def lowest(lams: Float[Array, " k"], scores: Float[Array, " k"], spread: Array | None) -> Int[Array, ""]:

@@ -24,13 +24,23 @@ from jaxridge import _factor, _live
 from jaxridge._cholesky import from_cholesky
 from jaxridge._factor import Factor
 from jaxridge._implicit import attach
-from jaxridge._kernel import from_kernel
+from jaxridge._kernel import KernelSpectrum, from_kernel, from_kernel_cholesky, from_kernel_tridiagonal
 from jaxridge._numerics import exponent, log2, matmul, poison, power_of_two, safe_divide
 from jaxridge._result import RESULTS, first_failure
 from jaxridge._types import Array, Bool, Float, Lam
 from jaxridge.design import Beyond, Design, make_design, standard_form
 
-__all__ = ["Spectrum", "from_cholesky", "from_design", "from_gram", "from_kernel", "from_triangle"]
+__all__ = [
+    "KernelSpectrum",
+    "Spectrum",
+    "from_cholesky",
+    "from_design",
+    "from_gram",
+    "from_kernel",
+    "from_kernel_cholesky",
+    "from_kernel_tridiagonal",
+    "from_triangle",
+]
 
 
 class Spectrum(eqx.Module):

@@ -268,7 +268,7 @@ def test_kernel_derivatives(exit):
         np.testing.assert_allclose(jax.jit(derivative(ours))(at), jax.jit(derivative(dense))(at), rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize(("last", "code"), [(-0.5, "indefinite_kernel"), (np.nan, "nonfinite_input")])
+@pytest.mark.parametrize(("last", "code"), [(-0.5, "indefinite_kernel"), (np.nan, "nonfinite_kernel")])
 def test_kernel_codes(last, code):
     spectrum = from_kernel(jnp.diag(jnp.array([1.0, last])), jnp.ones((2, 1)))
     assert np.all(np.asarray(spectrum.result(jnp.asarray(1.0)) == getattr(RESULTS, code)))
