@@ -3,6 +3,16 @@
 from jaxridge import design, kernels, losses, nonlinear, plan, select, spectrum
 from jaxridge._batch import least_squares_batch
 from jaxridge._result import RESULTS
+from jaxridge.kernel_ridge import (
+    KernelFit,
+    KernelPath,
+    Posterior,
+    kernel_posterior,
+    kernel_ridge,
+    kernel_ridge_cv,
+    kernel_ridge_path,
+    kernel_ridge_score,
+)
 from jaxridge.nonlinear import LevenbergMarquardt, Solution, TrustRegion, least_squares, least_squares_path, minimize
 from jaxridge.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
 from jaxridge.spectrum import Spectrum
@@ -12,13 +22,21 @@ __all__ = [
     "RESULTS",
     "Choice",
     "Fit",
+    "KernelFit",
+    "KernelPath",
     "LevenbergMarquardt",
     "Path",
+    "Posterior",
     "Solution",
     "Spectrum",
     "Subproblem",
     "TrustRegion",
     "design",
+    "kernel_posterior",
+    "kernel_ridge",
+    "kernel_ridge_cv",
+    "kernel_ridge_path",
+    "kernel_ridge_score",
     "kernels",
     "least_squares",
     "least_squares_batch",

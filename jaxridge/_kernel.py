@@ -36,6 +36,11 @@ class KernelDesign(eqx.Module):
     weights: Float[Array, " n"] | None
     terms: Terms = eqx.field(static=True)
 
+    @property
+    def free(self) -> int:
+        """The number of unpenalised columns: 1 for an intercept."""
+        return int(self.terms.intercept)
+
     def weigh(self, r: Float[Array, "n t"]) -> Float[Array, "n t"]:
         """ω r."""
         return r if self.weights is None else self.weights[:, None] * r
@@ -54,9 +59,8 @@ class KernelDesign(eqx.Module):
 
 
 class KernelForm(eqx.Module):
-    """K̃ and ỹ in powers of two of K and ω, and the way back. Nothing here carries a derivative."""
+    """ỹ in powers of two of K and ω, and the way back from K̃. Nothing here carries a derivative."""
 
-    K: Float[Array, "p p"]
     y: Float[Array, "p t"]
     root: Float[Array, " n"]  # √ω / 2^e
     reflector: Float[Array, " n"] | None
@@ -105,7 +109,8 @@ def _tolerance(K: Float[Array, "n n"]) -> float:
     return 10.0 * K.shape[0] * float(jnp.finfo(K.dtype).eps)
 
 
-def _standard_form(design: KernelDesign) -> KernelForm:
+def _standard_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
+    """The form and K̃ itself."""
     K, y, weights = jax.lax.stop_gradient((design.K, design.y, design.weights))
     n, dtype = K.shape[0], K.dtype
     root = jnp.ones(n, dtype) if weights is None else jnp.sqrt(weights)
@@ -133,8 +138,7 @@ def _standard_form(design: KernelDesign) -> KernelForm:
         Kv = Kv - 0.5 * matmul(reflector, Kv) * reflector
         K = (K - reflector[:, None] * Kv[None, :] - Kv[:, None] * reflector[None, :])[1:, 1:]
         y_reduced = reflect(reflector, y_reduced)[1:]
-    return KernelForm(
-        K=K,
+    form = KernelForm(
         y=jnp.where(finite_y[None, :], y_reduced, jnp.nan),
         root=root,
         reflector=reflector,
@@ -146,6 +150,7 @@ def _standard_form(design: KernelDesign) -> KernelForm:
         symmetric=symmetric,
         weights=valid,
     )
+    return form, K
 
 
 class Factor(eqx.Module):
@@ -187,7 +192,7 @@ class Factor(eqx.Module):
 
     def effective(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, " c"]:
         """tr K̃G."""
-        return form.K.shape[0] - self.kept_sum(form, mu)
+        return form.y.shape[0] - self.kept_sum(form, mu)
 
     def held(self, mu: Float[Array, " c"]) -> Float[Array, " c"]:
         """μ; where K̃ is singular no smaller than what this dtype tells from 0."""
@@ -246,12 +251,12 @@ class Eigen(Factor):
         return jnp.sum(jnp.log1p(jnp.where((e == 0) & (mu == 0), 0.0, e / mu)), axis=0)
 
 
-def eigen(form: KernelForm) -> Eigen:
+def eigen(form: KernelForm, K: Float[Array, "p p"]) -> Eigen:
     """One eigendecomposition, 9n³ flops and more."""
-    e, U = jnp.linalg.eigh(form.K, symmetrize_input=False)
+    e, U = jnp.linalg.eigh(K, symmetrize_input=False)
     largest = jnp.max(jnp.abs(e), initial=0.0)
-    floor = _rounding(form.K, largest)
-    definite = jnp.min(e, initial=0.0) >= -_tolerance(form.K) * jnp.maximum(largest, 1.0)
+    floor = _rounding(K, largest)
+    definite = jnp.min(e, initial=0.0) >= -_tolerance(K) * jnp.maximum(largest, 1.0)
     e = poison(jnp.where(e > floor, e, jnp.where(jnp.isnan(e), e, 0.0)), definite)
     return Eigen(form.lift(U), e, floor, definite, jnp.min(e, initial=jnp.inf)[None] <= 0)
 
@@ -336,47 +341,47 @@ def _pivots(d: Float[Array, " p"], off: Float[Array, " p"], mu: Float[Array, " c
     return jax.lax.scan(step, jnp.ones_like(mu), (d, off))[1]
 
 
-def tridiagonal(form: KernelForm) -> Tridiagonal:
+def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:
     """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory. Not on TPU, where XLA has none."""
-    packed, d, off, taus = jax.lax.linalg.tridiagonal(form.K, lower=True)
+    packed, d, off, taus = jax.lax.linalg.tridiagonal(K, lower=True)
     off = jnp.concatenate([jnp.zeros(1, d.dtype), off])
     largest = jnp.max(jnp.abs(d) + jnp.abs(off) + jnp.abs(jnp.roll(off, -1)), initial=0.0)
-    floor = _rounding(form.K, largest)
+    floor = _rounding(K, largest)
     # The signs of the pivots count the eigenvalues below a shift (Sylvester's law of inertia).
-    far = -_tolerance(form.K) * jnp.maximum(largest, 1.0)
+    far = -_tolerance(K) * jnp.maximum(largest, 1.0)
     below = jnp.sum(_pivots(d, off, -jnp.stack([far, floor])) < 0, axis=0)
     definite = below[0] == 0
     return Tridiagonal(packed, taus, poison(d, definite), off, floor, definite, below[1:] > 0)
 
 
 class Cholesky(Factor):
-    """K̃ + μ factored anew at each μ: a tenth of an eigendecomposition."""
+    """K̃ + μ factored anew at each μ, one after another also under ``vmap``: a tenth of an eigendecomposition each."""
 
+    K: Float[Array, "p p"]
     floor: Scalar
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
-    def lower(self, form: KernelForm, mu: Float[Array, ""]) -> Float[Array, "p p"]:
-        """L with LLᵀ = K̃ + μ."""
-        p = form.K.shape[0]
-        return jnp.linalg.cholesky(form.K + mu * jnp.eye(p, dtype=mu.dtype), symmetrize_input=False)
+    def over(self, form: KernelForm, mu: Float[Array, " c"], of: Any, *with_each: Array) -> Array:
+        """``of(L, μ, ...)`` with LLᵀ = K̃ + μ for each μ."""
+
+        @jax.custom_batching.sequential_vmap
+        def one(K: Array, mu: Array, *args: Array) -> Array:
+            return of(
+                jnp.linalg.cholesky(K + mu * jnp.eye(K.shape[0], dtype=mu.dtype), symmetrize_input=False), mu, *args
+            )
+
+        return jax.vmap(one, (None, *(0 for _ in (mu, *with_each))))(self.K, self.held(mu), *with_each)
 
     def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        b, mu = form.lower(b), self.held(mu)
-        if mu.shape[0] == 1:
-            return form.lift(cho_solve((self.lower(form, mu[0]), True), b))
-        one = lambda pair: cho_solve((self.lower(form, pair[0]), True), pair[1])  # noqa: E731
-        return form.lift(jax.lax.map(one, (mu, b.T)).T)
-
-    def over(self, form: KernelForm, mu: Array, of: Any) -> Array:
-        """``of(L, μ)`` for each μ, one after another: K̃ is large."""
-        return jax.lax.map(lambda mu: of(self.lower(form, mu), mu), self.held(mu))
+        b = form.lower(b)
+        columns = b[None] if mu.shape[0] == 1 else b.T[:, :, None]
+        x = self.over(form, mu, lambda L, mu, b: cho_solve((L, True), b), columns)
+        return form.lift(x[0] if mu.shape[0] == 1 else x[:, :, 0].T)
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        eye = jnp.eye(form.K.shape[0], dtype=mu.dtype)
-
         def one(L: Array, mu: Array) -> Array:
-            half = jax.scipy.linalg.solve_triangular(L, eye, lower=True)
+            half = jax.scipy.linalg.solve_triangular(L, jnp.eye(L.shape[0], dtype=mu.dtype), lower=True)
             return jnp.sum(jnp.square(form.lift(half.T)), axis=1)
 
         return self.over(form, mu, one).T
@@ -388,10 +393,10 @@ class Cholesky(Factor):
         return self.over(form, mu, lambda L, mu: jnp.sum(2.0 * jnp.log(jnp.diagonal(L)) - jnp.log(mu)))
 
 
-def cholesky(form: KernelForm) -> Cholesky:
+def cholesky(form: KernelForm, K: Float[Array, "p p"]) -> Cholesky:
     """Nothing yet: at each λ n³/3 flops, and n³ for leverages or degrees of freedom."""
-    size = jnp.max(jnp.sum(jnp.abs(form.K), axis=0), initial=0.0)
-    return Cholesky(_rounding(form.K, size), jnp.array(True), jnp.array([True]))
+    size = jnp.max(jnp.sum(jnp.abs(K), axis=0), initial=0.0)
+    return Cholesky(K, _rounding(K, size), jnp.array(True), jnp.array([True]))
 
 
 class KernelSpectrum(eqx.Module):
@@ -520,8 +525,8 @@ def _factored(factor: Any, K: Any, y: Any, weights: Any, intercept: bool) -> Ker
     if weights is not None and weights.shape != K.shape[:1]:
         raise ValueError(f"weights has shape {weights.shape}; one weight for each point is needed: {K.shape[:1]}.")
     design = KernelDesign(K, y, weights, Terms(intercept, False, (), False))
-    form = _standard_form(design)
-    return KernelSpectrum(design, form, jax.lax.stop_gradient(factor(form)))
+    form, reduced = _standard_form(design)
+    return KernelSpectrum(design, form, jax.lax.stop_gradient(factor(form, reduced)))
 
 
 def _bordered(spectrum: KernelSpectrum, lam: Array, a: Array, s: Array) -> tuple[Array, Array]:
@@ -638,9 +643,7 @@ def _one_minus_hat_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
 
 def _dof_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
     form = spectrum.form
-    return (spectrum.factor.effective(form, form.mu(lam)) + int(spectrum.design.terms.intercept)).reshape(
-        jnp.shape(lam)
-    )
+    return (spectrum.factor.effective(form, form.mu(lam)) + spectrum.design.free).reshape(jnp.shape(lam))
 
 
 def _residual_dof_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -739,27 +742,50 @@ def _one_minus_hat_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
 def _dof_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
     """tr KA, and one for the intercept."""
     trace = _for_each(lambda *args: jnp.sum(args[1].K * _influence(*args)), spectrum, lam)
-    return (trace + int(spectrum.design.terms.intercept)).reshape(jnp.shape(lam))
+    return (trace + spectrum.design.free).reshape(jnp.shape(lam))
 
 
 def _residual_dof_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
     return spectrum.design.rows() - _dof_live(spectrum, lam)
 
 
+@jax.custom_jvp
+def _log_determinant(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Scalar:
+    """log det(I + K̃/λ) at one λ."""
+    return frozen.factor.logdet(frozen.form, frozen.form.mu(lam))[0]
+
+
+def _determinant(design: KernelDesign, lam: Scalar) -> Scalar:
+    """The same by the bordered matrix of the carrier, whose determinant is that of K̃ + λ times −Σω."""
+    n = design.K.shape[0]
+    weights = jnp.ones(n, lam.dtype) if design.weights is None else design.weights
+    M = jnp.eye(n, dtype=lam.dtype) + design.weigh(design.K) / lam
+    if not design.terms.intercept:
+        return jnp.linalg.slogdet(M)[1]
+    last = jnp.pad(jnp.ones((1, n), lam.dtype), ((0, 0), (0, 1)))
+    M = jnp.concatenate([jnp.concatenate([M, weights[:, None]], axis=1), last])
+    return jnp.linalg.slogdet(M)[1] - jnp.log(jnp.sum(weights))
+
+
+def _log_determinant_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """tr(A dK) − dλ tr(KA)/λ; in ω by the determinant itself."""
+    _, design, lam = primals
+    dK, dweights, dlam = _moving(tangents)
+    A = _influence(*primals)
+    tangent = jnp.zeros_like(lam) if dK is None else jnp.sum(A * dK)
+    if dlam is not None:
+        tangent -= dlam * jnp.sum(A * design.K) / lam
+    if dweights is not None:
+        of_weights = lambda weights: _determinant(KernelDesign(design.K, design.y, weights, design.terms), lam)  # noqa: E731
+        tangent += jax.jvp(of_weights, (design.weights,), (dweights,))[1]
+    return _log_determinant(*primals), tangent
+
+
+_log_determinant.defjvp(_log_determinant_rule, symbolic_zeros=True)
+
+
 def _logdet_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    """By the bordered matrix of the carrier, whose determinant is that of K̃ + λ times −Σω."""
-    design, n = spectrum.design, spectrum.design.K.shape[0]
-
-    def one(lam: Array) -> Array:
-        M = jnp.eye(n, dtype=lam.dtype) + design.weigh(design.K) / lam
-        if not design.terms.intercept:
-            return jnp.linalg.slogdet(M)[1]
-        weights = jnp.ones(n, lam.dtype) if design.weights is None else design.weights
-        ones = jnp.ones((1, n), lam.dtype)
-        M = jnp.concatenate([jnp.concatenate([M, weights[:, None]], 1), jnp.pad(ones, ((0, 0), (0, 1)))])
-        return jnp.linalg.slogdet(M)[1] - jnp.log(jnp.sum(weights))
-
-    return jax.lax.map(one, jnp.atleast_1d(lam)).reshape(jnp.shape(lam))
+    return _for_each(_log_determinant, spectrum, lam).reshape(jnp.shape(lam))
 
 
 _dual = attach(_dual_value, lambda spectrum, lam: _live_solution(spectrum, lam)[0])

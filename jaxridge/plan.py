@@ -64,3 +64,34 @@ def gram(lams: int) -> GramRoute:
     one eigendecomposition for 100 lams
     """
     return GramRoute(lams, "cholesky" if lams <= _FEW else "spectral")
+
+
+class KernelRoute(NamedTuple):
+    """How a kernel matrix is factored: at each λ, or once by its tridiagonal form or its eigenvectors."""
+
+    lams: int
+    route: str
+
+    def __str__(self) -> str:
+        if self.route == "cholesky":
+            return f"a Cholesky factorisation for each of {self.lams} lams"
+        return (
+            f"one {'tridiagonalisation' if self.route == 'tridiagonal' else 'eigendecomposition'} for {self.lams} lams"
+        )
+
+
+def kernel(lams: int, leverages: bool, definite: bool = True, backend: str = "cpu") -> KernelRoute:
+    """The cheapest route through a kernel matrix.
+
+    At 3000 points a Cholesky factorisation takes a twelfth of an eigendecomposition, and with all leverages a third;
+    a tridiagonal form two fifths, and has no leverages. A matrix that may have negative eigenvalues (``definite`` is
+    False) is not given to Cholesky, which would not see them; XLA has no tridiagonalisation for TPUs.
+
+    >>> print(kernel(1, leverages=True))
+    a Cholesky factorisation for each of 1 lams
+    >>> print(kernel(30, leverages=False))
+    one tridiagonalisation for 30 lams
+    """
+    if lams == 1 and definite:
+        return KernelRoute(lams, "cholesky")
+    return KernelRoute(lams, "eigen" if leverages or backend == "tpu" else "tridiagonal")
