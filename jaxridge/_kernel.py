@@ -90,6 +90,10 @@ class KernelForm(eqx.Module):
         """√ω/‖√ω‖."""
         return self.root / jnp.linalg.norm(self.root)
 
+    def unused(self, of_one: Array) -> Array:
+        """What rows of weight zero, of eigenvalue 1, add to a sum over directions."""
+        return jnp.sum(self.root == 0, dtype=self.root.dtype) * of_one
+
     def mu(self, lam: Lam) -> Float[Array, " c"]:
         """λ in units of K̃, NaN where it is negative."""
         lam = jnp.atleast_1d(lam)
@@ -128,7 +132,8 @@ def _standard_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"
     symmetric = jnp.max(jnp.abs(K - K.T)) <= _tolerance(K)
     K = poison(0.5 * (K + K.T), finite & valid & symmetric)
     if weights is not None:
-        K = root[:, None] * K * root[None, :]
+        # A row of weight zero becomes a direction of its own with eigenvalue 1, away from all that is counted.
+        K = root[:, None] * K * root[None, :] + jnp.diag((root == 0).astype(dtype))
     u = root / jnp.linalg.norm(root)
     across, reflector, y_reduced = matmul(K, u), None, root[:, None] * y
     if design.terms.intercept:
@@ -208,10 +213,13 @@ class Eigen(Factor):
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
+    def seen(self, mu: Float[Array, " c"]) -> Float[Array, "p c"]:
+        """1/(e + μ); 0 for a direction that neither e nor a resolved μ sees, for a solution of minimum norm."""
+        e, mu = self.e[:, None], mu[None, :]
+        return jnp.where((e == 0) & (mu < self.floor), 0.0, safe_divide(jnp.ones_like(e + mu), e + mu))
+
     def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        """A direction that neither e nor μ sees has no part, so that μ = 0 gives the minimum norm."""
-        total = self.e[:, None] + mu[None, :]
-        return matmul(self.U, safe_divide(jnp.ones_like(total), total) * matmul(self.U.T, b))
+        return matmul(self.U, self.seen(mu) * matmul(self.U.T, b))
 
     def kept(self, mu: Float[Array, " c"], least: Any = 0.0) -> Float[Array, "p c"]:
         """(least + μ)/(e + μ): 1 − f for least = 0; 1 where neither e nor μ is anything, and for infinite μ."""
@@ -224,18 +232,14 @@ class Eigen(Factor):
         return matmul(self.U, self.kept(mu) * matmul(self.U.T, b))
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        total = self.e[:, None] + mu[None, :]
-        return matmul(jnp.square(self.U), safe_divide(jnp.ones_like(total), total))
+        return matmul(jnp.square(self.U), self.seen(mu))
 
     def damped_diagonal(self, form: KernelForm, mu: Array) -> Array:
         return matmul(jnp.square(self.U), self.kept(mu))
 
     def loo(self, form: KernelForm, mu: Array, b: Array) -> Array:
         """Both times e_min + μ, which leaves them as good at μ = 0 as anywhere."""
-        # Rows of weight zero make K̃ singular without a direction that the others lack.
-        counts = (self.e > 0) | (jnp.sum(self.e == 0) > jnp.sum(form.root == 0))
-        least = jnp.min(jnp.where(counts, self.e, jnp.inf), initial=jnp.inf)
-        kept = jnp.where(counts[:, None], self.kept(mu, least), 0.0)
+        kept = self.kept(mu, jnp.min(self.e, initial=jnp.inf))
         numerator = matmul(self.U, kept * matmul(self.U.T, b))
         return safe_divide(numerator, jnp.broadcast_to(matmul(jnp.square(self.U), kept), numerator.shape))
 
@@ -363,24 +367,24 @@ class Cholesky(Factor):
     singular: Bool[Array, " c"]
 
     def over(self, form: KernelForm, mu: Float[Array, " c"], of: Any, *with_each: Array) -> Array:
-        """``of(L, μ, ...)`` with LLᵀ = K̃ + μ for each μ."""
+        """``of(form, L, μ, ...)`` with LLᵀ = K̃ + μ for each μ."""
 
         @jax.custom_batching.sequential_vmap
-        def one(K: Array, mu: Array, *args: Array) -> Array:
-            return of(
-                jnp.linalg.cholesky(K + mu * jnp.eye(K.shape[0], dtype=mu.dtype), symmetrize_input=False), mu, *args
-            )
+        def one(K: Array, form: KernelForm, mu: Array, *args: Array) -> Array:
+            K = K + mu * jnp.eye(K.shape[0], dtype=mu.dtype)
+            return of(form, jnp.linalg.cholesky(K, symmetrize_input=False), mu, *args)
 
-        return jax.vmap(one, (None, *(0 for _ in (mu, *with_each))))(self.K, self.held(mu), *with_each)
+        each = (self.held(mu), *with_each)
+        return jax.vmap(one, (None, None, *(0 for _ in each)))(self.K, form, *each)
 
     def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
         b = form.lower(b)
         columns = b[None] if mu.shape[0] == 1 else b.T[:, :, None]
-        x = self.over(form, mu, lambda L, mu, b: cho_solve((L, True), b), columns)
+        x = self.over(form, mu, lambda form, L, mu, b: cho_solve((L, True), b), columns)
         return form.lift(x[0] if mu.shape[0] == 1 else x[:, :, 0].T)
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        def one(L: Array, mu: Array) -> Array:
+        def one(form: KernelForm, L: Array, mu: Array) -> Array:
             half = jax.scipy.linalg.solve_triangular(L, jnp.eye(L.shape[0], dtype=mu.dtype), lower=True)
             return jnp.sum(jnp.square(form.lift(half.T)), axis=1)
 
@@ -390,7 +394,7 @@ class Cholesky(Factor):
         return jnp.sum(self.damped_diagonal(form, self.held(mu)), axis=0)
 
     def logdet(self, form: KernelForm, mu: Array) -> Array:
-        return self.over(form, mu, lambda L, mu: jnp.sum(2.0 * jnp.log(jnp.diagonal(L)) - jnp.log(mu)))
+        return self.over(form, mu, lambda form, L, mu: jnp.sum(2.0 * jnp.log(jnp.diagonal(L)) - jnp.log(mu)))
 
 
 def cholesky(form: KernelForm, K: Float[Array, "p p"]) -> Cholesky:
@@ -642,19 +646,23 @@ def _one_minus_hat_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
 
 
 def _dof_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    return (spectrum.factor.effective(form, form.mu(lam)) + spectrum.design.free).reshape(jnp.shape(lam))
+    form, mu = spectrum.form, spectrum.form.mu(lam)
+    dof = spectrum.factor.effective(form, mu) - form.unused(1.0 / (1.0 + mu)) + spectrum.design.free
+    return dof.reshape(jnp.shape(lam))
 
 
 def _residual_dof_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    unused = jnp.sum(form.root == 0, dtype=form.root.dtype)
-    return (spectrum.factor.kept_sum(form, form.mu(lam)) - unused).reshape(jnp.shape(lam))
+    form, mu = spectrum.form, spectrum.form.mu(lam)
+    return (spectrum.factor.kept_sum(form, mu) - form.unused(1.0 / (1.0 + 1.0 / mu))).reshape(jnp.shape(lam))
 
 
 def _logdet_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    return spectrum.factor.logdet(form, form.mu(lam)).reshape(jnp.shape(lam))
+    """With weights of 0 their part taken off again: log(1 + 1/μ) each."""
+    form, mu = spectrum.form, spectrum.form.mu(lam)
+    value = spectrum.factor.logdet(form, mu)
+    if spectrum.design.weights is not None:
+        value -= form.unused(jnp.log1p(1.0 / mu))
+    return value.reshape(jnp.shape(lam))
 
 
 # The influence matrix A = √ωG√ω, the one thing that derivatives of diagonals and traces need, by its own rule
@@ -681,7 +689,7 @@ def _influence(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Flo
 
 @jax.custom_jvp
 def _influence_diagonal(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Float[Array, " n"]:
-    """Aᵢᵢ at one λ."""
+    """Aᵢᵢ at one λ, without weights."""
     form = frozen.form
     return jnp.square(form.root) * frozen.factor.diagonal(form, form.mu(lam))[:, 0] / form.scale
 
@@ -706,15 +714,13 @@ def _influence_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def _influence_diagonal_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    _, design, lam = primals
+    """The diagonal of the rule above without weights, at half its price: R = λA."""
     A = _influence(*primals)
-    dK, dweights, dlam = _moving(tangents)
-    tangent = jnp.zeros_like(lam) if dK is None else -jnp.sum(matmul(A, dK) * A, axis=1)
-    if dweights is not None or dlam is not None:
-        R = _residual_map(design, A)
-        change = jnp.zeros_like(A) if dweights is None else dweights[:, None] * R
-        tangent += jnp.sum(R * (change if dlam is None else change - dlam * A), axis=0) / lam
-    return _influence_diagonal(*primals), jnp.broadcast_to(tangent, A.shape[:1])
+    dK, _, dlam = _moving(tangents)
+    tangent = jnp.zeros_like(A[0]) if dK is None else -jnp.sum(matmul(A, dK) * A, axis=1)
+    if dlam is not None:
+        tangent -= dlam * jnp.sum(jnp.square(A), axis=1)
+    return _influence_diagonal(*primals), tangent
 
 
 _influence.defjvp(_influence_rule, symbolic_zeros=True)
@@ -728,15 +734,10 @@ def _for_each(fn: Any, spectrum: KernelSpectrum, lam: Lam) -> Array:
 
 
 def _one_minus_hat_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    """λAᵢᵢ/ωᵢ; a row of weight zero has no leverage."""
-    design = spectrum.design
-    diagonal = _for_each(_influence_diagonal, spectrum, lam).T
-    scaled = jnp.atleast_1d(lam)[None, :] * diagonal
-    if design.weights is None:
-        return scaled
-    unused = (design.weights == 0)[:, None]
-    weights = jnp.where(unused, 1.0, design.weights[:, None])
-    return jnp.where(unused, 1.0, scaled / weights)
+    """λAᵢᵢ, or with weights, which may be 0, the diagonal of the residual map."""
+    if spectrum.design.weights is None:
+        return jnp.atleast_1d(lam)[None, :] * _for_each(_influence_diagonal, spectrum, lam).T
+    return _for_each(lambda *args: jnp.diagonal(_residual_map(args[1], _influence(*args))), spectrum, lam).T
 
 
 def _dof_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -752,7 +753,7 @@ def _residual_dof_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
 @jax.custom_jvp
 def _log_determinant(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Scalar:
     """log det(I + K̃/λ) at one λ."""
-    return frozen.factor.logdet(frozen.form, frozen.form.mu(lam))[0]
+    return _logdet_value(frozen, lam)
 
 
 def _determinant(design: KernelDesign, lam: Scalar) -> Scalar:

@@ -125,7 +125,10 @@ class Posterior(eqx.Module):
 
     def _scaled(self, covariance: Array) -> Array:
         scale = self.noise / self.fit.lam
-        return covariance * scale if self.terms.single else covariance[..., None] * scale
+        if self.terms.single:
+            return covariance * scale
+        scale = jnp.broadcast_to(scale, self.fit.intercept.shape)
+        return covariance[..., None] * scale.reshape(*(1 for _ in covariance.shape), -1)
 
 
 def kernel_ridge(

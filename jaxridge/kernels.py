@@ -412,7 +412,9 @@ class Laplace(_Kinked):
     """exp(−Σⱼ |xⱼ − zⱼ|/ℓⱼ): the ℓ1 kernel. Equals ``sklearn.metrics.pairwise.laplacian_kernel``, gamma = 1/ℓ."""
 
     def of_difference(self, difference: Array) -> Scalar:
-        return jnp.exp(-jnp.sum(jnp.abs(difference)))
+        # |x| has the derivative 1 at 0 for JAX.
+        size = jnp.where(difference == 0, 0.0, jnp.abs(jnp.where(difference == 0, 1.0, difference)))
+        return jnp.exp(-jnp.sum(size))
 
 
 class Periodic(_Scaled):
