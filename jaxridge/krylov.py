@@ -152,11 +152,16 @@ def run(
     return state.x * unit, stats
 
 
-def unless_failed(x: Float[Array, "n c"], b: Float[Array, "n c"], good: Bool[Array, " c"]) -> Float[Array, "n c"]:
-    """x of a tangent system with right-hand side b: NaN in the columns that are not good, except where b is 0.
+def unless_failed(
+    x: Float[Array, "n c"], b: Float[Array, "n c"], tol: Scalar, first: Stats, own: Stats
+) -> Float[Array, "n c"]:
+    """x of a tangent system with right-hand side b, NaN in the columns that failed, except where b is 0.
 
-    A column that nobody asks about has b = 0, and its NaN would reach the others through what they share.
+    Failed are those whose ``first`` solution did not reach tol, and those whose ``own`` stopped above √tol, which is
+    where rounding may keep a derivative. A column that nobody asks about has b = 0, and its NaN would reach the others
+    through what they share.
     """
+    good = first.solved & (own.residual_norm <= jnp.sqrt(tol).astype(x.dtype))
     return poison(x, jnp.broadcast_to((good | jnp.all(b == 0, axis=0))[None, :], x.shape))
 
 
@@ -182,7 +187,7 @@ def solve(
         tol: a column is solved when ‖g − (A + λ)x‖ ≤ tol ‖g‖. max_steps: products with a block at most.
 
     Returns x (n, c) and `Stats`. Derivatives of every order in A, g and λ are those of the equation, by solves of
-    their own to the same tol; a column that was not solved keeps its x, and has NaN derivatives.
+    their own to tol, or √tol where rounding allows no more; NaN beyond that, and for a column that was not solved.
     Equals ``scipy.sparse.linalg.cg`` on each column. Hestenes and Stiefel (1952), J. Res. NBS 49, 409.
 
     >>> import jax.numpy as jnp
@@ -202,7 +207,7 @@ def solve(
 
     def tangent(b: Array) -> Array:
         change, more = iterate(b)
-        return unless_failed(change, b, stats.solved & more.solved)
+        return unless_failed(change, b, tol, stats, more)
 
     return implicit_solution(lambda x: product(x) + lams[None, :] * x - rhs, x, tangent), stats
 
