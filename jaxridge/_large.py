@@ -1,7 +1,7 @@
 """Kernel ridge past the n × n wall: conjugate gradients on all of it, or the exact path of an approximate model.
 
-Both solve   min over α, b of   Σᵢ ωᵢ (yᵢ − f(xᵢ) − b)² + λ αᵀKα,   f = Σⱼ αⱼ k(·, cⱼ),   for every λ of a grid: `Iterative`
-with a coefficient for each point, `Nystroem` with one for each of a few centres.
+Both solve  min over α, b of  Σᵢ ωᵢ (yᵢ − f(xᵢ) − b)² + λ αᵀKα   with f = Σⱼ αⱼ k(·, cⱼ) and K of the cⱼ, for every λ
+of a grid: `Iterative` with a coefficient for each point, `Nystroem` with one for each of a few centres.
 """
 
 from typing import Any
@@ -10,13 +10,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge import krylov, plan
-from jaxridge._implicit import implicit_solution
+from jaxridge import krylov, plan, stream
+from jaxridge._implicit import implicit_solution, once_only
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, override
-from jaxridge._rows import count, take
+from jaxridge._rows import count, sum_rows, take
 from jaxridge._types import Array, Float, Int
+from jaxridge.features import NystroemFeatures, nystroem, nystroem_at
 from jaxridge.krylov import KernelProduct, LowRank, pivoted_cholesky, unless_failed
+from jaxridge.spectrum import Spectrum
 
 
 class LargePath(eqx.Module):
@@ -218,3 +220,72 @@ def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: A
         columns = lambda i: root * kernel.matrix(points, take(points, i)) * root[i].T  # noqa: E731
         pivots = pivoted_cholesky(measure.weights * diagonal, columns, rank, key)
     return LowRank(measure.project(pivots.F))
+
+
+class Nystroem(eqx.Module):
+    """The exact path of the model on the span of k(·, c) for few centres c, its rows streamed into a triangle.
+
+    key: of the centres, drawn by randomly pivoted Cholesky. rank: centres, n at most. centres: given instead.
+    memory: bytes for the factor that finds the centres and for blocks of features, see `plan.feature_block`.
+    """
+
+    key: Array | None
+    centres: Any
+    rank: int = eqx.field(static=True)
+    memory: int = eqx.field(static=True)
+
+    def __init__(self, key: Array | None = None, *, rank: int = 1000, centres: Any = None, memory: int = 2**31):
+        if (key is None) == (centres is None):
+            raise ValueError("Nystroem needs a key to draw centres with, or centres, one of both.")
+        if rank < 1:
+            raise ValueError(f"Nystroem got rank {rank}; at least one centre is needed.")
+        self.key, self.centres, self.rank, self.memory = key, centres, rank, memory
+
+    def path(
+        self,
+        kernel: Any,
+        points: Any,
+        y: Float[Array, "n t"],
+        lams: Float[Array, "k *t"],
+        weights: Float[Array, " n"] | None = None,
+        intercept: bool = True,
+    ) -> LargePath:
+        """Every λ of the grid, with degrees of freedom. Derivatives of ``dof`` in other things than λ are NaN."""
+        features, spectrum, block = self.model(kernel, points, y, weights, intercept)
+        w = stream.coefficients(spectrum, features, points, y, lams, weights=weights, block=block)
+        coef, b = spectrum.design.split(w)
+        rows = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+        moving = eqx.filter((kernel, points, rows), eqx.is_inexact_array)
+        dof = jax.vmap(once_only(spectrum, moving, None).dof)(lams)
+
+        def part(rows: Any, present: Array) -> Array:
+            points, y, weights = rows
+            fitted = jnp.moveaxis(matmul(features(points), coef), 0, 1) + b[None, :, :]
+            return jnp.sum(jnp.where(present, weights, 0.0)[:, None, None] * jnp.square(y[:, None, :] - fitted), axis=0)
+
+        return LargePath(
+            points=features.centres,
+            dual_coef=jax.vmap(features.dual_coef)(coef),
+            intercept=b,
+            rss=sum_rows(part, (points, y, rows), block),
+            dof=dof,
+            result=jax.vmap(spectrum.result)(lams),
+            iterations=None,
+            residual_norm=None,
+        )
+
+    def model(
+        self, kernel: Any, points: Any, y: Float[Array, "n t"], weights: Float[Array, " n"] | None, intercept: bool
+    ) -> tuple[NystroemFeatures, Spectrum, int]:
+        """Features, the frozen spectrum of their rows, and how many rows to take at a time: for `jaxridge.stream`."""
+        n, t = y.shape
+        drawn = self.centres is None
+        m = min(self.rank, n) if drawn else count(self.centres)
+        block = plan.feature_block(n, m, t, m if drawn else 0, y.dtype, self.memory)
+        features = (
+            nystroem(kernel, points, m, key=self.key, weights=weights) if drawn else nystroem_at(kernel, self.centres)
+        )
+        arrays, static = eqx.partition((features, points, y, weights), eqx.is_array)
+        still, *rows = eqx.combine(jax.lax.stop_gradient(arrays), static)
+        collected = stream.collect(still, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)
+        return features, stream.finish(collected), block

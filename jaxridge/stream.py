@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge._implicit import implicit_solution, moves, once_only
+from jaxridge._implicit import implicit_solution, once_only
 from jaxridge._live import damping_of
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._rows import blocks, count, map_rows, sum_rows
@@ -165,27 +165,21 @@ def coefficients(
     return jnp.moveaxis(implicit_solution(equation, W, solve).reshape(a, k, t), 0, 1)
 
 
-class _Leverages(eqx.Module):
-    """h(x) = ω φᵀCφ with C = T diag(1/(s² + λ'β)) Tᵀ, refusing derivatives in what made T."""
-
-    T: Float[Array, "a m"]
-    s: Float[Array, " m"]
-    damping: Float[Array, "m c"]
-
-    def __call__(self, A: Float[Array, "n a"], weights: Float[Array, " n"]) -> Float[Array, "n c"]:
-        seen = safe_divide(jnp.ones_like(self.damping), jnp.square(self.s)[:, None] + self.damping)
-        return weights[:, None] * matmul(jnp.square(matmul(A, self.T)), seen)
-
-
 LEVERAGES = (
     "features or weights: leverages of a streamed model have derivatives in lam only, and its leave-one-out score in "
     "lam and y. Differentiate select.gcv, or the loss on rows kept apart through stream.coefficients."
 )
 
 
-def _leverages(spectrum: Spectrum, lam: Float[Array, " c"]) -> _Leverages:
+def _leverages(
+    spectrum: Spectrum, lam: Float[Array, " c"], A: Float[Array, "n a"], weights: Float[Array, " n"]
+) -> Float[Array, "n c"]:
+    """h = ω aᵀCa with C = T diag(1/(s² + λ'β)) Tᵀ, right in λ; in the rows an error instead of a part of it."""
     T, s = jax.lax.stop_gradient((spectrum.factor.T, spectrum.factor.s))
-    return _Leverages(T, s, damping_of(spectrum.factor, lam))
+    damping = damping_of(spectrum.factor, lam)
+    T, s, A, weights = once_only((T, s, A, weights), (A, weights), LEVERAGES)
+    seen = safe_divide(jnp.ones_like(damping), jnp.square(s)[:, None] + damping)
+    return weights[:, None] * matmul(jnp.square(matmul(A, T)), seen)
 
 
 def leverage(
@@ -198,17 +192,10 @@ def leverage(
     block: int = 4096,
 ) -> Float[Array, "n c"]:
     """Leverages hᵢ of a collected model at λ, or at each of c of them; a second pass over the rows."""
-    of = _leverages(spectrum, jnp.atleast_1d(lam))
-    weights = jnp.ones(count(points), of.s.dtype) if weights is None else weights
-    one = lambda rows: _frozen_leverage(of, _with_ones(spectrum, features(rows[0])), rows[1])  # noqa: E731
+    lam = jnp.atleast_1d(lam)
+    weights = jnp.ones(count(points), lam.dtype) if weights is None else weights
+    one = lambda rows: _leverages(spectrum, lam, _with_ones(spectrum, features(rows[0])), rows[1])  # noqa: E731
     return map_rows(one, (points, weights), block)
-
-
-def _frozen_leverage(of: _Leverages, A: Float[Array, "n a"], weights: Float[Array, " n"]) -> Float[Array, "n c"]:
-    """The leverages, right in λ; whoever differentiates them in the rows gets an error instead of a part of it."""
-    guarded = once_only((of.T, of.s, A, weights), (A, weights), LEVERAGES)
-    T, s, A, weights = guarded
-    return _Leverages(T, s, of.damping)(A, weights)
 
 
 def leave_one_out(
@@ -228,14 +215,13 @@ def leave_one_out(
     derivatives in λ and y; a ``ValueError`` for others.
     """
     w = jax.vmap(spectrum.coef)(lams)  # (k, a, t)
-    (k, a, t), flat = w.shape, lams.reshape(-1)
-    of, per_target = _leverages(spectrum, flat), lams.ndim == 2
+    k, a, t = w.shape
     weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
 
     def part(rows: Any, present: Array) -> Array:
         points, y, weights = rows
         A = _with_ones(spectrum, features(points))
-        h = _frozen_leverage(of, A, weights).reshape(y.shape[0], k, t if per_target else 1)
+        h = _leverages(spectrum, lams.reshape(-1), A, weights).reshape(y.shape[0], k, -1)
         r = y[:, None, :] - matmul(A, jnp.moveaxis(w, 1, 0).reshape(a, -1)).reshape(-1, k, t)
         used = jnp.where(present, weights, 0.0)
         return jnp.sum(used[:, None, None] * loss(r / jnp.broadcast_to(1.0 - h, r.shape)), axis=0)

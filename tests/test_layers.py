@@ -29,6 +29,8 @@ LAYERS = (
     "spectrum",
     "krylov",
     "stream",
+    "features",
+    "_large",
     "_norm",
     "_folds",
     "select",
