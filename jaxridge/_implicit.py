@@ -108,3 +108,22 @@ def implicit_root(fn: Callable[[Array], Array], root: Array) -> Array:
         solve=lambda _, start: start,
         tangent_solve=lambda linear, rhs: rhs / linear(jnp.ones_like(rhs)),
     )
+
+
+def implicit_solution(
+    equation: Callable[[Array], Array],
+    x: Array,
+    solve: Callable[[Array], Array],
+    transpose_solve: Callable[[Array], Array] | None = None,
+) -> Array:
+    """``x`` of the linear equation ``equation(x) = 0``, already found, differentiable in all that it closes over.
+
+    ``solve(b)`` gives the change of x that adds b to the equation, ``transpose_solve`` the same for its transpose
+    (None if it is symmetric): frozen factors or iterations, which are never differentiated.
+    """
+
+    def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
+        back = None if transpose_solve is None else (lambda _, b: transpose_solve(b))
+        return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), back, symmetric=back is None)
+
+    return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)

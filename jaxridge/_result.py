@@ -11,7 +11,8 @@ from jaxridge._types import Array
 class RESULTS(eqx.Enumeration):
     """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
 
-    Only ``successful``, ``rank_deficient`` and ``unresolved`` come with finite numbers.
+    Only ``successful``, ``rank_deficient``, ``unresolved``, ``max_products`` and ``residual_floor`` come with finite
+    numbers.
 
     >>> import jaxridge as jxr, jax.numpy as jnp
     >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
@@ -44,6 +45,14 @@ class RESULTS(eqx.Enumeration):
     indefinite_kernel = (
         "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
         "that it is symmetric and positive semidefinite, or add a multiple of the identity."
+    )
+    max_products = (
+        "max_steps products with the kernel matrix did not bring the residual down to tol: residual_norm says how far "
+        "it came. Raise max_steps, rank, tol or lam."
+    )
+    residual_floor = (
+        "Rounding keeps the residual at this lam above tol, however many steps are taken: residual_norm says how far "
+        "it came. Use a larger lam or tol, or float64."
     )
     gradient_converged = "converged: the gradient is as small as gtol asks"
     cost_converged = "converged: no step that the data determine gains more than ftol of the cost"

@@ -95,3 +95,65 @@ def kernel(lams: int, leverages: bool, definite: bool = True, backend: str = "cp
     if lams == 1 and definite:
         return KernelRoute(lams, "cholesky")
     return KernelRoute(lams, "eigen" if leverages or backend == "tpu" else "tridiagonal")
+
+
+# Rows of a block of the kernel matrix: beyond this a product gains nothing, measured on CPU at 2500 to 20 000 points.
+_ROWS = 512
+
+
+class KernelBlocks(NamedTuple):
+    """Whether an n × n kernel matrix is kept, and how many of its rows are evaluated at a time."""
+
+    points: int
+    rows: int
+    stored: bool
+    bytes: int
+    memory: int
+
+    def __str__(self) -> str:
+        size = f"{self.bytes / 2**20:.1f} MiB"
+        kept = "stored" if self.stored else "evaluated anew for each product"
+        return f"kernel of {self.points} points {kept}, {self.rows} rows at a time, in {size}"
+
+
+def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory: int) -> KernelBlocks:
+    """Blocks of rows of K for products with that many columns, beside a preconditioner of that rank.
+
+    Kept for the whole solve are about eight blocks of vectors and three factors of n × rank (the factor, and its SVD
+    at work); a block of rows of K needs three copies while it is evaluated. K itself is stored if there is room.
+
+    >>> import jax.numpy as jnp
+    >>> print(kernel_blocks(20_000, 30, 500, jnp.dtype("float32"), memory=2**31))
+    kernel of 20000 points stored, 512 rows at a time, in 1775.8 MiB
+    """
+    vectors = (8 * columns + 3 * rank) * points * dtype.itemsize
+    row, matrix = 3 * points * dtype.itemsize, points * points * dtype.itemsize
+    if memory < vectors + row:
+        raise ValueError(
+            f"memory is {memory} bytes, less than one row of the kernel of {points} points takes beside {columns} "
+            f"columns and rank {rank}; the smallest that works is memory={vectors + row}."
+        )
+    most = max(1, min(_ROWS, points))
+    stored = vectors + matrix + min(most, 16) * row <= memory
+    left = memory - vectors - (matrix if stored else 0)
+    rows = min(most, left // row)
+    return KernelBlocks(points, rows, stored, vectors + rows * row + (matrix if stored else 0), memory)
+
+
+def feature_block(points: int, features: int, targets: int, rank: int, dtype: jnp.dtype, memory: int) -> int:
+    """Rows of features at a time for a triangle of them, beside a pivoted Cholesky factor of that rank.
+
+    Blocks of four times the columns make a QR with the triangle on top cost a quarter more than one QR of everything.
+
+    >>> import jax.numpy as jnp
+    >>> print(feature_block(300_000, 500, 1, 500, jnp.dtype("float32"), memory=2**31))
+    2008
+    """
+    columns = features + targets + 1
+    row, fixed = 4 * columns * dtype.itemsize, (2 * points * rank + 4 * columns**2) * dtype.itemsize
+    if memory < fixed + row:
+        raise ValueError(
+            f"memory is {memory} bytes, too little for one row of {features} features of {points} points beside "
+            f"their factors; the smallest that works is memory={fixed + row}."
+        )
+    return min(4 * columns, points, (memory - fixed) // row)

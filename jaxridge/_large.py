@@ -1,0 +1,291 @@
+"""Kernel ridge past the n × n wall: conjugate gradients on all of it, or the exact path of an approximate model.
+
+Both solve  min over α, b of  Σᵢ ωᵢ (yᵢ − f(xᵢ) − b)² + λ αᵀKα   with f = Σⱼ αⱼ k(·, cⱼ) and K of the cⱼ, for every λ
+of a grid: `Iterative` with a coefficient for each point, `Nystroem` with one for each of a few centres.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge import krylov, plan, stream
+from jaxridge._implicit import implicit_solution, once_only
+from jaxridge._numerics import matmul, poison, safe_divide
+from jaxridge._result import RESULTS, override
+from jaxridge._rows import count, sum_rows, take
+from jaxridge._types import Array, Float, Int
+from jaxridge.features import NystroemFeatures, nystroem, nystroem_at
+from jaxridge.krylov import KernelProduct, LowRank, pivoted_cholesky, unless_failed
+from jaxridge.spectrum import Spectrum
+
+
+class LargePath(eqx.Module):
+    """The models of a grid: ``points`` carry the coefficients ``dual_coef`` (k, m, t); ``intercept`` (k, t).
+
+    ``rss`` (k, t); ``dof`` (k,) or (k, t), None where nothing computes it; ``result`` (k, t). ``iterations`` and
+    ``residual_norm`` (k, t), relative to the right-hand side, are those of an iterative solver, and None without one.
+    """
+
+    points: Any
+    dual_coef: Float[Array, "k m t"]
+    intercept: Float[Array, "k t"]
+    rss: Float[Array, "k t"]
+    dof: Array | None
+    result: Any
+    iterations: Int[Array, "k t"] | None
+    residual_norm: Float[Array, "k t"] | None
+
+
+class _Measure(eqx.Module):
+    """Weights and intercept: B = Ω − ωωᵀ/Σω with an intercept, Ω without, and its root R, B = RRᵀ.
+
+    R = √Ω(I − uuᵀ) with u = √ω/‖√ω‖.
+    """
+
+    weights: Float[Array, " n"] | None
+    intercept: bool = eqx.field(static=True)
+
+    def mean(self, r: Float[Array, "n c"]) -> Float[Array, " c"]:
+        """Σωr / Σω."""
+        return jnp.mean(r, axis=0) if self.weights is None else matmul(self.weights, r) / jnp.sum(self.weights)
+
+    def centre(self, r: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """r less its mean, if there is an intercept."""
+        return r - self.mean(r)[None, :] if self.intercept else r
+
+    def weigh(self, r: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """ωr."""
+        return r if self.weights is None else self.weights[:, None] * r
+
+    def times(self, r: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """Br."""
+        return self.weigh(self.centre(r))
+
+    def root(self) -> Float[Array, "n 1"] | None:
+        return None if self.weights is None else jnp.sqrt(self.weights)[:, None]
+
+    def project(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """(I − uuᵀ)v."""
+        if not self.intercept:
+            return v
+        if self.weights is None:
+            return v - jnp.mean(v, axis=0)[None, :]
+        u = self.root() / jnp.sqrt(jnp.sum(self.weights))
+        return v - u * matmul(u.T, v)
+
+    def into(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """Rv."""
+        root = self.root()
+        return self.project(v) if root is None else root * self.project(v)
+
+    def back(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """Rᵀv."""
+        root = self.root()
+        return self.project(v) if root is None else self.project(root * v)
+
+
+class Iterative(eqx.Module):
+    """Conjugate gradients on all λs and targets as one block, preconditioned by a randomly pivoted Cholesky factor.
+
+    tol: a λ is solved when the residual of (RᵀKR + λ)γ = Rᵀy, α = Rγ, is below tol times its right-hand side.
+    rank: columns of the preconditioner, 0 for none; at most the number of points. max_steps: products at most.
+    key: of the pivots, ``jax.random.key(0)``; they change the number of steps, never what is solved.
+    memory: bytes for the kernel matrix or blocks of it, vectors and preconditioner, see `plan.kernel_blocks`.
+    """
+
+    key: Array
+    tol: Array
+    rank: int = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+    memory: int = eqx.field(static=True)
+
+    def __init__(self, key: Array, *, tol: Any = 1e-6, rank: int = 500, max_steps: int = 500, memory: int = 2**31):
+        if rank < 0 or max_steps < 1:
+            raise ValueError(f"Iterative got rank {rank} and max_steps {max_steps}; pass rank >= 0 and max_steps >= 1.")
+        self.key, self.tol = key, jnp.asarray(tol)
+        self.rank, self.max_steps, self.memory = rank, max_steps, memory
+
+    def path(
+        self,
+        kernel: Any,
+        points: Any,
+        y: Float[Array, "n t"],
+        lams: Float[Array, "k *t"],
+        weights: Float[Array, " n"] | None = None,
+        intercept: bool = True,
+    ) -> LargePath:
+        """Every λ of the grid; each has a code, and NaN derivatives if it was not solved."""
+        (n, t), k = y.shape, lams.shape[0]
+        rank = min(self.rank, n)
+        blocks = plan.kernel_blocks(n, k * t, rank, y.dtype, self.memory)
+        # A grid of (λ, target) pairs as one row of columns, targets fastest.
+        lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
+        Y = jnp.broadcast_to(y[:, None, :], (n, k, t)).reshape(n, -1)
+        if weights is not None:
+            # A row of weight zero takes no part, whatever its target.
+            Y = jnp.where((weights == 0)[:, None] & ~jnp.isfinite(Y), 0.0, Y)
+        measure = _Measure(weights, intercept)
+        product = KernelProduct.make(kernel, points, stored=blocks.stored, block=blocks.rows)
+        alpha, stats = self._solve(product, measure, Y, lam, rank)
+        rest = Y - product(alpha)
+        b = measure.mean(rest) if intercept else jnp.zeros_like(lam)
+        rss = jnp.sum(measure.weigh(jnp.square(rest - b[None, :])), axis=0)
+        result = override(RESULTS.nonfinite_input, ~jnp.all(jnp.isfinite(Y), axis=0), stats.result(lam))
+        if weights is not None:
+            bad = ~(jnp.all(weights >= 0) & jnp.any(weights > 0))
+            result = override(RESULTS.invalid_weights, jnp.broadcast_to(bad, lam.shape), result)
+        grid = lambda x: x.reshape(k, t)  # noqa: E731
+        return LargePath(
+            points=points,
+            dual_coef=jnp.moveaxis(alpha.reshape(n, k, t), 0, 1),
+            intercept=grid(b),
+            rss=grid(rss),
+            dof=None,
+            result=jax.tree.map(grid, result),
+            iterations=grid(stats.iterations),
+            residual_norm=grid(stats.residual_norm),
+        )
+
+    def _solve(
+        self, product: KernelProduct, measure: _Measure, Y: Float[Array, "n c"], lam: Float[Array, " c"], rank: int
+    ) -> tuple[Float[Array, "n c"], krylov.Stats]:
+        """α of  B(Kα − y) + λα = 0, which is linear in ω, so that a weight may be 0."""
+        arrays, static = eqx.partition((product, measure, lam), eqx.is_array)
+        still, frozen, fixed = eqx.combine(jax.lax.stop_gradient(arrays), static)
+        tol = jax.lax.stop_gradient(self.tol)
+        # An infinite λ has the solution 0, whatever multiplies it here.
+        damping = jnp.where(jnp.isinf(fixed), 1.0, poison(fixed, fixed >= 0))
+        M = _preconditioner(still, frozen, rank, self.key).at(damping)
+
+        def shifted(V: Array) -> Array:
+            return frozen.back(still(frozen.into(V))) + damping[None, :] * V
+
+        def iterate(b: Array) -> tuple[Array, krylov.Stats]:
+            gamma, stats = krylov.run(b, shifted, M, tol, self.max_steps)
+            return frozen.project(gamma), stats
+
+        gamma, stats = iterate(jnp.where(jnp.isinf(fixed)[None, :], 0.0, frozen.back(jax.lax.stop_gradient(Y))))
+
+        def tangent(b: Array, solution: Any) -> Array:
+            change, own = solution(b)
+            return unless_failed(change, b, tol, stats, own)
+
+        def equation(alpha: Array) -> Array:
+            return measure.times(product(alpha) - Y) + lam[None, :] * alpha
+
+        forward, backward = _with_unused(still, frozen, fixed, iterate)
+        alpha = implicit_solution(
+            equation, frozen.into(gamma), lambda b: tangent(b, forward), lambda b: tangent(b, backward)
+        )
+        return alpha, stats
+
+
+def _with_unused(product: KernelProduct, measure: _Measure, lam: Float[Array, " c"], iterate: Any) -> tuple[Any, Any]:
+    """b ↦ (BK + λ)⁻¹b for b in the range of its derivatives, where columns sum to 0, and its transpose.
+
+    Both by (RᵀKR + λ)⁻¹; rows of weight zero stand alone in one and follow from the others in the other.
+    """
+    if measure.weights is None:
+        return (lambda b: iterate(measure.project(b)),) * 2
+    root, weights = measure.root(), measure.weights[:, None]
+    used, lam = weights > 0, lam[None, :]
+
+    def divided(a: Array, b: Array) -> Array:
+        return safe_divide(a, jnp.broadcast_to(b, a.shape))
+
+    def forward(b: Array) -> tuple[Array, krylov.Stats]:
+        share = jnp.sum(jnp.where(used, b, 0.0), axis=0, keepdims=True) / jnp.sum(weights) if measure.intercept else 0.0
+        alone = divided(jnp.where(used, weights * share, b), lam)
+        gamma, stats = iterate(measure.project(divided(b, root)) - measure.back(product(alone)))
+        return alone + measure.into(gamma), stats
+
+    def backward(b: Array) -> tuple[Array, krylov.Stats]:
+        gamma, stats = iterate(measure.back(b))
+        rest = divided(b - product(measure.into(gamma)), lam)
+        level = measure.mean(rest)[None, :] if measure.intercept else 0.0
+        return jnp.where(used, divided(gamma, root) + level, rest), stats
+
+    return forward, backward
+
+
+def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: Array) -> LowRank:
+    """Of RᵀKR, from pivots of √ωK√ω."""
+    kernel, points, root = product.kernel, product.points, measure.root()
+    diagonal = kernel.diagonal(points)
+    if root is None:
+        pivots = pivoted_cholesky(diagonal, lambda i: kernel.matrix(points, take(points, i)), rank, key)
+    else:
+        columns = lambda i: root * kernel.matrix(points, take(points, i)) * root[i].T  # noqa: E731
+        pivots = pivoted_cholesky(measure.weights * diagonal, columns, rank, key)
+    return LowRank(measure.project(pivots.F))
+
+
+class Nystroem(eqx.Module):
+    """The exact path of the model on the span of k(·, c) for few centres c, its rows streamed into a triangle.
+
+    key: of the centres, drawn by randomly pivoted Cholesky. rank: centres, n at most. centres: given instead.
+    memory: bytes for the factor that finds the centres and for blocks of features, see `plan.feature_block`.
+    """
+
+    key: Array | None
+    centres: Any
+    rank: int = eqx.field(static=True)
+    memory: int = eqx.field(static=True)
+
+    def __init__(self, key: Array | None = None, *, rank: int = 1000, centres: Any = None, memory: int = 2**31):
+        if (key is None) == (centres is None):
+            raise ValueError("Nystroem needs a key to draw centres with, or centres, one of both.")
+        if rank < 1:
+            raise ValueError(f"Nystroem got rank {rank}; at least one centre is needed.")
+        self.key, self.centres, self.rank, self.memory = key, centres, rank, memory
+
+    def path(
+        self,
+        kernel: Any,
+        points: Any,
+        y: Float[Array, "n t"],
+        lams: Float[Array, "k *t"],
+        weights: Float[Array, " n"] | None = None,
+        intercept: bool = True,
+    ) -> LargePath:
+        """Every λ of the grid, with degrees of freedom. Derivatives of ``dof`` in other things than λ are NaN."""
+        features, spectrum, block = self.model(kernel, points, y, weights, intercept)
+        w = stream.coefficients(spectrum, features, points, y, lams, weights=weights, block=block)
+        coef, b = spectrum.design.split(w)
+        rows = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+        moving = eqx.filter((kernel, points, rows), eqx.is_inexact_array)
+        dof = jax.vmap(once_only(spectrum, moving, None).dof)(lams)
+
+        def part(rows: Any, present: Array) -> Array:
+            points, y, weights = rows
+            fitted = jnp.moveaxis(matmul(features(points), coef), 0, 1) + b[None, :, :]
+            return jnp.sum(jnp.where(present, weights, 0.0)[:, None, None] * jnp.square(y[:, None, :] - fitted), axis=0)
+
+        return LargePath(
+            points=features.centres,
+            dual_coef=jax.vmap(features.dual_coef)(coef),
+            intercept=b,
+            rss=sum_rows(part, (points, y, rows), block),
+            dof=dof,
+            result=jax.vmap(spectrum.result)(lams),
+            iterations=None,
+            residual_norm=None,
+        )
+
+    def model(
+        self, kernel: Any, points: Any, y: Float[Array, "n t"], weights: Float[Array, " n"] | None, intercept: bool
+    ) -> tuple[NystroemFeatures, Spectrum, int]:
+        """Features, the frozen spectrum of their rows, and how many rows to take at a time: for `jaxridge.stream`."""
+        n, t = y.shape
+        drawn = self.centres is None
+        m = min(self.rank, n) if drawn else count(self.centres)
+        block = plan.feature_block(n, m, t, m if drawn else 0, y.dtype, self.memory)
+        features = (
+            nystroem(kernel, points, m, key=self.key, weights=weights) if drawn else nystroem_at(kernel, self.centres)
+        )
+        arrays, static = eqx.partition((features, points, y, weights), eqx.is_array)
+        still, *rows = eqx.combine(jax.lax.stop_gradient(arrays), static)
+        collected = stream.collect(still, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)
+        return features, stream.finish(collected), block

@@ -1,0 +1,54 @@
+"""Rows a block at a time: maps and sums over many points that never hold more than a block of intermediates.
+
+Points are any pytree with a leading axis. Reverse mode computes each block once more instead of storing it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxridge._implicit import one_by_one
+from jaxridge._types import Array, Bool, Float, Int
+
+
+def count(points: Any) -> int:
+    """How many points there are."""
+    return jax.tree.leaves(points)[0].shape[0]
+
+
+def take(points: Any, rows: Int[Array, " m"]) -> Any:
+    """Some of the points."""
+    return jax.tree.map(lambda x: x[rows], points)
+
+
+def blocks(rows: Any, block: int) -> tuple[Any, Bool[Array, "b r"]]:
+    """Rows in blocks of equal size, the last one filled up with its last row, and which of them are rows at all."""
+    n = count(rows)
+    number = -(-n // block)
+    index = jnp.arange(number * block)
+    filled = take(rows, jnp.minimum(index, n - 1)) if number * block > n else rows
+    split = jax.tree.map(lambda x: x.reshape(number, block, *x.shape[1:]), filled)
+    return split, (index < n).reshape(number, block)
+
+
+def map_rows(fn: Callable[[Any], Array], rows: Any, block: int) -> Float[Array, "n *m"]:
+    """``fn`` of the rows, which gives a row for each of them."""
+    n = count(rows)
+    if block >= n:
+        return jax.checkpoint(fn)(rows)
+    out = one_by_one(fn, blocks(rows, block)[0])
+    return out.reshape(-1, *out.shape[2:])[:n]
+
+
+def sum_rows(fn: Callable[[Any, Bool[Array, " r"]], Any], rows: Any, block: int) -> Any:
+    """Σ over blocks of ``fn(rows, present)``, a pytree that must not count rows that are not present."""
+    n = count(rows)
+    if block >= n:
+        return jax.checkpoint(fn)(rows, jnp.ones(n, bool))
+    split, present = blocks(rows, block)
+    # As numbers: what a loop with a rule of its own runs over has tangents.
+    flags = present.astype(jnp.result_type(float))
+    parts = one_by_one(lambda args: fn(args[0], args[1] > 0), (split, flags))
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)

@@ -1,0 +1,157 @@
+"""Kernels as features: maps φ with φ(x)·φ(z) ≈ k(x, z), so that ridge on them is kernel ridge, nearly.
+
+Each is an equinox module from points to (n, m), ready for `jaxridge.ridge_path` or `jaxridge.stream`, with live kernel
+parameters. Nyström features are exact at their centres; random Fourier features need none.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from jaxridge._numerics import matmul
+from jaxridge._rows import count, take
+from jaxridge._types import Array, Bool, Float
+from jaxridge.kernels import RBF, Kernel, Laplace, Matern12, Matern32, Matern52
+from jaxridge.krylov import Pivots, pivoted_cholesky
+
+__all__ = ["FourierFeatures", "NystroemFeatures", "fourier", "nystroem", "nystroem_at", "uniform"]
+
+
+class NystroemFeatures(eqx.Module):
+    """φ(x) = L⁻¹k(C, x) with LLᵀ = k(C, C): the projection on the span of the centres C.
+
+    Features beyond the rank of k(C, C), as from repeated centres, are 0. Derivatives in the parameters of the kernel
+    are those at fixed centres.
+    """
+
+    kernel: Kernel
+    centres: Any
+    L: Float[Array, "m m"]
+    used: Bool[Array, " m"]
+
+    def __call__(self, points: Any) -> Float[Array, "n m"]:
+        K = jnp.where(self.used[None, :], self.kernel.matrix(points, self.centres), 0.0)
+        return solve_triangular(self._live(), K.T, lower=True).T
+
+    def dual_coef(self, w: Float[Array, "m t"]) -> Float[Array, "m t"]:
+        """Coefficients α of the kernel at the centres, Σⱼ αⱼ k(·, cⱼ) = φ(·)·w."""
+        return solve_triangular(self._live(), jnp.where(self.used[:, None], w, 0.0), lower=True, trans="T")
+
+    def _live(self) -> Float[Array, "m m"]:
+        both = self.used[:, None] & self.used[None, :]
+        K = jnp.where(both, self.kernel.matrix(self.centres), jnp.eye(self.used.shape[0], dtype=self.L.dtype))
+        return _triangle(K, jax.lax.stop_gradient(self.L))
+
+
+@jax.custom_jvp
+def _triangle(K: Float[Array, "m m"], L: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """The Cholesky factor L of K, already found; dL = L Φ(L⁻¹ dK L⁻ᵀ), Φ the lower half, diagonal halved."""
+    return L
+
+
+@_triangle.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    L = _triangle(*primals)
+    inner = solve_triangular(L, solve_triangular(L, tangents[0], lower=True).T, lower=True)
+    return L, matmul(L, jnp.tril(inner) - 0.5 * jnp.diag(jnp.diagonal(inner)))
+
+
+def nystroem(
+    kernel: Kernel, points: Any, rank: int, *, key: Array, weights: Float[Array, " n"] | None = None
+) -> NystroemFeatures:
+    """Nyström features at centres that randomly pivoted Cholesky takes from the points; see `krylov.pivoted_cholesky`.
+
+    Args:
+        points: n of them. rank: centres, n at most. weights: points of weight 0 are not taken.
+
+    Equals ``sklearn.kernel_approximation.Nystroem`` at the same centres up to a rotation. Williams and Seeger
+    (2001), NeurIPS 13, 682.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxridge import features, kernels
+    >>> x, kernel = jnp.linspace(-1.0, 1.0, 50)[:, None], kernels.RBF(0.5)
+    >>> phi = features.nystroem(kernel, x, 12, key=jax.random.key(0))(x)
+    >>> print(phi.shape, bool(jnp.max(jnp.abs(phi @ phi.T - kernel.matrix(x))) < 1e-3))
+    (50, 12) True
+    """
+    arrays, static = eqx.partition((kernel, points), eqx.is_array)
+    frozen, seen = eqx.combine(jax.lax.stop_gradient(arrays), static)
+    diagonal = frozen.diagonal(seen)
+    if weights is not None:
+        diagonal = jnp.where(weights > 0, diagonal, 0.0)
+    pivots = pivoted_cholesky(diagonal, lambda i: frozen.matrix(seen, take(seen, i)), rank, key)
+    return _at(kernel, points, pivots)
+
+
+def nystroem_at(kernel: Kernel, centres: Any) -> NystroemFeatures:
+    """Nyström features at given centres, put in the order of their largest pivots; repeated ones add nothing.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import features, kernels
+    >>> phi = features.nystroem_at(kernels.RBF(), jnp.array([[0.0], [1.0], [0.0]]))
+    >>> print(phi(jnp.array([[0.0]])).round(4))
+    [[1. 0. 0.]]
+    """
+    K = jax.lax.stop_gradient(kernel.matrix(centres))
+    return _at(kernel, centres, pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], count(centres), None))
+
+
+def _at(kernel: Kernel, points: Any, pivots: Pivots) -> NystroemFeatures:
+    both = pivots.used[:, None] & pivots.used[None, :]
+    L = jnp.where(both, jnp.tril(pivots.F[pivots.indices]), jnp.eye(both.shape[0], dtype=pivots.F.dtype))
+    return NystroemFeatures(kernel, take(points, pivots.indices), L, pivots.used)
+
+
+def uniform(points: Any, rank: int, *, key: Array) -> Any:
+    """That many different points, each as likely as any other: centres for `nystroem_at`."""
+    return take(points, jax.random.choice(key, count(points), (rank,), replace=False))
+
+
+class FourierFeatures(eqx.Module):
+    """φ(x) = √(1/m) [cos Wx/ℓ, sin Wx/ℓ] with m rows of W drawn from the spectral density of the kernel at ℓ = 1."""
+
+    kernel: Kernel
+    W: Float[Array, "m d"]
+
+    def __call__(self, points: Float[Array, "n d"]) -> Float[Array, "n p"]:
+        z = matmul(self.kernel.units(points), self.W.T)
+        return jnp.concatenate([jnp.cos(z), jnp.sin(z)], axis=1) / math.sqrt(self.W.shape[0])
+
+
+_DEGREES = {Matern12: 1.0, Matern32: 3.0, Matern52: 5.0}
+
+
+def fourier(kernel: Kernel, d: int, size: int, *, key: Array, dtype: Any = None) -> FourierFeatures:
+    """Random Fourier features of a RBF, Matérn or Laplace kernel on points of d dimensions; the error is O(size^−½).
+
+    Args:
+        d: dimensions of a point. size: features, an even number: cosine and sine of size/2 frequencies.
+        dtype: of the frequencies, that of the points; JAX's default float if it is None.
+
+    Frequencies are normal for `RBF`, multivariate t with 2ν degrees of freedom for Matérn ν, and Cauchy in each
+    dimension for `Laplace`. Equals ``sklearn.kernel_approximation.RBFSampler`` in law. Rahimi and Recht
+    (2007), NeurIPS 20.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxridge import features, kernels
+    >>> phi = features.fourier(kernels.RBF(), 2, 4000, key=jax.random.key(0))(jnp.array([[0.0, 0.0], [0.6, 0.8]]))
+    >>> print(bool(abs(phi[0] @ phi[1] - jnp.exp(-0.5)) < 0.05))
+    True
+    """
+    if size < 2 or size % 2:
+        raise ValueError(f"size is {size}; Fourier features come in pairs, so pass an even number from 2 on.")
+    dtype = jnp.dtype(dtype or jnp.result_type(float))
+    along, across = jax.random.split(key)
+    if isinstance(kernel, Laplace):
+        return FourierFeatures(kernel, jax.random.cauchy(along, (size // 2, d), dtype))
+    W = jax.random.normal(along, (size // 2, d), dtype)
+    if type(kernel) in _DEGREES:
+        half = 0.5 * _DEGREES[type(kernel)]
+        W = W / jnp.sqrt(jax.random.gamma(across, half, (size // 2, 1), dtype) / half)
+    elif not isinstance(kernel, RBF):
+        raise ValueError(f"{type(kernel).__name__} has no Fourier features here; use features.nystroem.")
+    return FourierFeatures(kernel, W)

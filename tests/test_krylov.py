@@ -1,0 +1,275 @@
+"""Kernel ridge past the n × n wall against dense algebra: conjugate gradients, pivoted Cholesky, Nyström, Fourier."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxridge import RESULTS, features, kernels, krylov, plan
+from jaxridge._large import Iterative, Nystroem
+
+rng = np.random.default_rng(11)
+n, t = 40, 2
+X = rng.standard_normal((n, 3))
+X[5] = X[7]
+X, Y = jnp.asarray(X), jnp.asarray(rng.standard_normal((n, t)))
+WEIGHTS = jnp.asarray(rng.uniform(0.5, 2.0, n)).at[jnp.array([3, 11])].set(0.0)
+LAMS = jnp.array([1e-3, 1e-1, 10.0])
+SCALE = jnp.array([1.0, 2.0, 1.5])
+KEY = jax.random.key(0)
+
+
+def dense(kernel, points, y, lams, weights, centres):
+    """(α, b) with coefficients for the centres, from the normal equations; differentiable."""
+    K, P, m = kernel.matrix(points, centres), kernel.matrix(centres), len(centres)
+    A, w = jnp.concatenate([K, jnp.ones((len(y), 1))], axis=1), weights[:, None]
+
+    def one(lam):
+        x = jnp.linalg.solve(A.T @ (w * A) + lam * jnp.pad(P, ((0, 1), (0, 1))), A.T @ (w * y))
+        return x[:m], x[m]
+
+    return jax.vmap(one)(lams)
+
+
+def bordered(kernel, points, y, lams, weights=None, intercept=True):
+    """(α, b, rss) with a coefficient for each point, from ΩKα + λα + ωb = Ωy, 1ᵀα = 0; differentiable."""
+    w, size = jnp.ones(len(y)) if weights is None else weights, len(y)
+    K, border = kernel.matrix(points), float(intercept)
+
+    def one(lam):
+        M = jnp.zeros((size + 1, size + 1)).at[:size, :size].set(w[:, None] * K + lam * jnp.eye(size))
+        M = M.at[:size, size].set(border * w).at[size, :size].set(border).at[size, size].set(1.0 - border)
+        x = jnp.linalg.solve(M, jnp.concatenate([w[:, None] * y, jnp.zeros((1, y.shape[1]))]))
+        r = y - K @ x[:size] - x[size:]
+        return x[:size], x[size], jnp.sum(w[:, None] * jnp.square(r), axis=0)
+
+    return jax.vmap(one)(lams)
+
+
+def numbers(path):
+    return path.dual_coef, path.intercept, path.rss
+
+
+def relative(a, b):
+    return max(float(jnp.max(jnp.abs(p - q)) / jnp.max(jnp.abs(q))) for p, q in zip(a, b, strict=True))
+
+
+def small(**more):
+    """Blocks of a few rows, nothing stored."""
+    least = (
+        plan.kernel_blocks(n, len(LAMS) * t, 15, jnp.dtype("float64"), 2**30).bytes - 8 * n * n - 3 * 8 * n * (n - 7)
+    )
+    return Iterative(KEY, **{"tol": 1e-12, "rank": 15, "memory": least, **more})
+
+
+@pytest.mark.parametrize(
+    ("intercept", "weights", "stored"), [(True, None, True), (True, WEIGHTS, False), (False, WEIGHTS, True)]
+)
+def test_conjugate_gradients_equal_dense_algebra(intercept, weights, stored):
+    solver = Iterative(KEY, tol=1e-12, rank=15) if stored else small()
+    kernel = kernels.Matern32(SCALE)
+    path = jax.jit(lambda y: solver.path(kernel, X, y, LAMS, weights, intercept))(Y)
+    alpha, b, rss = bordered(kernel, X, Y, LAMS, weights, intercept)
+    assert relative((path.dual_coef, path.rss), (alpha, rss)) < 1e-9
+    np.testing.assert_allclose(path.intercept, b, atol=1e-10)
+    assert bool(jnp.all(path.result == RESULTS.successful))
+    # Columns stop one by one: a larger λ is easier.
+    counts = np.asarray(path.iterations)
+    assert np.all(counts[0] > counts[1])
+    assert np.all(counts[1] > counts[2])
+    assert float(jnp.max(path.residual_norm)) <= 1e-12
+
+
+def derivatives(numbers_of, args, direction):
+    """Gradients of a generic function of all numbers, and their change along a direction: (first, second) order."""
+    c = jnp.asarray(np.cos(np.arange(n * t))).reshape(n, t)
+
+    def value(*args):
+        alpha, b, rss = numbers_of(*args)
+        return jnp.sum(jnp.sin(alpha) * c[None, : alpha.shape[1]]) + jnp.sum(b**2) + jnp.sum(jnp.log(rss))
+
+    gradient = jax.grad(value, argnums=tuple(range(len(args))))
+    return jax.jit(lambda args, v: jax.jvp(gradient, args, v))(args, direction)
+
+
+ARGS = (SCALE, Y, LAMS, X, WEIGHTS)
+DIRECTION = tuple(0.1 * jnp.asarray(np.sin(1.0 + np.arange(a.size))).reshape(a.shape) for a in ARGS)
+
+
+def test_derivatives_of_both_orders_equal_those_of_dense_algebra():
+    ours = derivatives(
+        lambda s, y, lams, x, w: numbers(small().path(kernels.Matern32(s), x, y, lams, w)), ARGS, DIRECTION
+    )
+    reference = derivatives(lambda s, y, lams, x, w: bordered(kernels.Matern32(s), x, y, lams, w), ARGS, DIRECTION)
+    for order in (0, 1):
+        for a, b in zip(ours[order], reference[order], strict=True):
+            assert relative([a], [b]) < 1e-7
+
+
+def test_solve_under_jit_and_vmap_with_poison_in_unsolved_columns_only():
+    A = kernels.RBF(SCALE).matrix(X)
+
+    def solved(g, lams, max_steps=500):
+        x, stats = krylov.solve(lambda V: A @ V, g, lams, tol=1e-10, max_steps=max_steps)
+        return x, stats.result(lams)
+
+    lams = jnp.array([1e-2, 1.0])
+    batch = jnp.stack([Y, 2.0 * Y[::-1]])
+    x, _ = jax.jit(jax.vmap(solved, in_axes=(0, None)))(batch, lams)
+    for i, g in enumerate(batch):
+        for j, lam in enumerate(lams):
+            np.testing.assert_allclose(x[i, :, j], np.linalg.solve(A + lam * np.eye(n), g[:, j]), atol=1e-8)
+    # Enough steps for the second column, too few for the first.
+    lams = jnp.array([1e-6, 10.0])
+    short = jax.jit(lambda g: solved(g, lams, 15))
+    x, result = short(Y)
+    assert (result == RESULTS.max_products)[0]
+    assert (result == RESULTS.successful)[1]
+    assert bool(jnp.all(jnp.isfinite(x)))
+    gradient = jax.jit(jax.grad(lambda g, share: jnp.sum(short(g)[0] ** 2 * share[None, :])))
+    assert bool(jnp.all(jnp.isfinite(gradient(Y, jnp.array([0.0, 1.0])))))
+    both = gradient(Y, jnp.array([1.0, 1.0]))
+    assert bool(jnp.all(jnp.isnan(both[:, 0])))
+    assert bool(jnp.all(jnp.isfinite(both[:, 1])))
+
+
+def test_codes_say_what_was_reached():
+    kernel, lams = kernels.RBF(0.3), jnp.array([1e-6, 1.0, -1.0], "float32")
+    path = jax.jit(lambda X, Y: Iterative(KEY, rank=0, tol=1e-7).path(kernel, X, Y, lams))
+    X32, Y32 = X.astype("float32"), Y.astype("float32")
+    half = path(X32, Y32)
+    assert (half.result == RESULTS.residual_floor)[0, 0]
+    assert (half.result == RESULTS.successful)[1, 0]
+    assert (half.result == RESULTS.invalid_lam)[2, 0]
+    assert 1e-7 < float(half.residual_norm[0, 0]) < 1e-1
+    bad = path(X32, Y32.at[0, 0].set(jnp.nan)).result
+    assert (bad == RESULTS.nonfinite_input)[1, 0]
+    assert (bad == RESULTS.successful)[1, 1]
+    assert (path(X32.at[0].set(jnp.nan), Y32).result == RESULTS.nonfinite_kernel)[1, 0]
+
+
+@partial(jax.jit, static_argnames=("rank", "block"))
+def pivots_of(K, rank, key=KEY, block=None):
+    return krylov.pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], rank, key, block)
+
+
+def test_pivoted_cholesky_is_near_the_best_and_stops_at_the_rank():
+    x = jnp.asarray(rng.uniform(-1.0, 1.0, (200, 2)))
+    K = kernels.RBF(0.7).matrix(x)
+    eigenvalues = np.linalg.eigvalsh(K)[::-1]
+    for rank in (5, 40):
+        pivots = pivots_of(K, rank)
+        np.testing.assert_allclose(pivots.F @ pivots.F[pivots.indices].T, K[:, pivots.indices], atol=1e-10)
+        assert len(set(np.asarray(pivots.indices).tolist())) == rank == int(pivots.count)
+        # The expected trace error of twice the rank is below twice the best one (Chen et al. 2025, theorem 2.3).
+        assert float(jnp.trace(K) - jnp.sum(pivots.F**2)) < 2.0 * eigenvalues[rank // 2 :].sum()
+    twice = kernels.RBF().matrix(jnp.concatenate([X[:6], X[:6]]))
+    for key in (KEY, None):
+        pivots = pivots_of(twice, 10, key)
+        assert int(pivots.count) == 6
+        np.testing.assert_allclose(pivots.F @ pivots.F.T, twice, atol=1e-12)
+        assert not bool(jnp.any(pivots.F[:, 6:]))
+
+
+def test_pivots_are_drawn_in_proportion_to_the_diagonal():
+    K = jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0]))
+    first_two = jax.vmap(lambda key: pivots_of(K, 2, key, block=4).indices)(jax.random.split(KEY, 4000))
+    counts = np.bincount(np.asarray(first_two[:, 0]), minlength=4) / 4000
+    np.testing.assert_allclose(counts, [0.1, 0.2, 0.3, 0.4], atol=0.03)
+    after_last = np.asarray(first_two[first_two[:, 0] == 3, 1])
+    np.testing.assert_allclose(
+        np.bincount(after_last, minlength=4) / len(after_last), [1 / 6, 2 / 6, 0.5, 0], atol=0.05
+    )
+
+
+def test_the_preconditioner_inverts_its_own_matrix_and_saves_steps():
+    x = jnp.asarray(rng.uniform(-1.0, 1.0, (150, 2)))
+    K, lams = kernels.Matern52(1.0).matrix(x), 150 * jnp.array([1e-7, 1e-4])
+    pivots = pivots_of(K, 60)
+    M = krylov.LowRank(pivots.F).at(lams)
+    V = jnp.asarray(rng.standard_normal((60, 2)))
+    inside = M(pivots.F @ (pivots.F.T @ (pivots.F @ V)) + lams[None, :] * (pivots.F @ V))
+    least = np.linalg.svd(pivots.F, compute_uv=False)[-1] ** 2
+    np.testing.assert_allclose(inside, (least + lams)[None, :] * (pivots.F @ V), rtol=1e-7, atol=1e-12)
+    g = jnp.asarray(rng.standard_normal((150, 2)))
+    iterations = lambda P: krylov.solve(lambda V: K @ V, g, lams, P, max_steps=2000)[1].iterations  # noqa: E731
+    steps = [jax.jit(lambda P=P: iterations(P))() for P in (M, krylov.identity)]
+    assert np.all(np.asarray(steps[0]) * 3 < np.asarray(steps[1]))
+
+
+def at_points(kernel, centres, alpha):
+    return jnp.einsum("ij,kjt->kit", kernel.matrix(X, centres), alpha)
+
+
+def test_nystroem_at_full_rank_is_exact_kernel_ridge():
+    kernel = kernels.RBF(SCALE)
+    path = jax.jit(lambda y: Nystroem(KEY, rank=n).path(kernel, X, y, LAMS, WEIGHTS))(Y)
+    alpha, b, rss = bordered(kernel, X, Y, LAMS, WEIGHTS)
+    np.testing.assert_allclose(at_points(kernel, path.points, path.dual_coef), at_points(kernel, X, alpha), atol=1e-7)
+    np.testing.assert_allclose(path.intercept, b, atol=1e-7)
+    np.testing.assert_allclose(path.rss, rss, rtol=1e-7)
+    root = jnp.sqrt(WEIGHTS)
+    K = root[:, None] * kernel.matrix(X) * root[None, :]
+    u = root / jnp.linalg.norm(root)
+    K = K - u[:, None] * (u @ K)[None, :]
+    K = K - (K @ u)[:, None] * u[None, :]
+    e = jnp.linalg.eigvalsh(K)
+    np.testing.assert_allclose(path.dof, jnp.sum(e[None, :] / (e[None, :] + LAMS[:, None]), axis=1) + 1.0, rtol=1e-7)
+
+
+def test_repeated_centres_add_nothing():
+    phi, K = features.nystroem_at(kernels.RBF(SCALE), X[:8]), kernels.RBF(SCALE).matrix(X, X[:8])
+    assert int(jnp.sum(phi.used)) == 7
+    np.testing.assert_allclose(phi(X) @ phi(X).T, K @ jnp.linalg.pinv(K[:8], rcond=1e-12) @ K.T, atol=1e-10)
+
+
+def test_derivatives_of_nystroem_at_fixed_centres_equal_those_of_dense_algebra():
+    centres = X[jnp.array([0, 5, 9, 20])]
+
+    def of(solution):
+        def numbers_of(s, y, lams, x, w):
+            kernel = kernels.RBF(s)
+            points, alpha, b = solution(kernel, x, y, lams, w)
+            return jnp.einsum("ij,kjt->kit", kernel.matrix(x, points), alpha), b, jnp.ones(1)
+
+        return derivatives(numbers_of, ARGS, DIRECTION)
+
+    def streamed(*problem):
+        path = Nystroem(centres=centres).path(*problem)
+        return path.points, path.dual_coef, path.intercept
+
+    found, wanted = of(streamed), of(lambda *problem: (centres, *dense(*problem, centres)))
+    for order in (0, 1):
+        for a, b in zip(found[order], wanted[order], strict=True):
+            assert relative([a], [b]) < 1e-7
+
+
+def test_fourier_features_converge_to_the_kernel():
+    kinds = kernels.RBF(SCALE), kernels.Matern12(2.0), kernels.Matern32(SCALE), kernels.Matern52(), kernels.Laplace(3.0)
+
+    @partial(jax.jit, static_argnums=0)
+    def error(size, kernel):
+        phi = features.fourier(kernel, 3, size, key=KEY)(X)
+        return jnp.sqrt(jnp.mean((phi @ phi.T - kernel.matrix(X)) ** 2))
+
+    for kernel in kinds:
+        assert error(20_000, kernel) < 1.5 / np.sqrt(20_000)
+
+
+def test_misuse_is_said_before_anything_runs():
+    with pytest.raises(ValueError, match=r"smallest that works is memory=[0-9]+") as error:
+        Iterative(KEY, memory=1000).path(kernels.RBF(), X, Y, LAMS)
+    least = int(str(error.value).split("memory=")[1].rstrip("."))
+    assert plan.kernel_blocks(n, 6, 40, jnp.dtype("float64"), least).rows == 1
+    with pytest.raises(ValueError, match="smallest that works"):
+        plan.kernel_blocks(n, 6, 40, jnp.dtype("float64"), least - 1)
+    with pytest.raises(ValueError, match="smallest that works"):
+        Nystroem(KEY, memory=1000).path(kernels.RBF(), X, Y, LAMS)
+    with pytest.raises(ValueError, match="key"):
+        Nystroem()
+    with pytest.raises(ValueError, match=r"features\.nystroem"):
+        features.fourier(kernels.Linear(), 3, 10, key=KEY)
+    with pytest.raises(ValueError, match="even"):
+        features.fourier(kernels.RBF(), 3, 9, key=KEY)
