@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge import plan, select
+from jaxridge import plan, select, stream
 from jaxridge._implicit import one_by_one
+from jaxridge._large import Iterative, LargePath, LargeSolver, Nystroem
 from jaxridge._numerics import matmul
 from jaxridge._types import Array, Float
 from jaxridge.design import Terms, as_floats
@@ -27,12 +28,13 @@ from jaxridge.kernels import Kernel
 from jaxridge.ridge import Choice, as_lam, as_lams, squeeze
 from jaxridge.spectrum import KernelSpectrum, from_kernel, from_kernel_cholesky, from_kernel_tridiagonal
 
-Solver = Callable[..., KernelSpectrum]
+Solver = Callable[..., KernelSpectrum] | LargeSolver
 
 
 class KernelFit(eqx.Module):
     """A fitted kernel model: ``predict(X) = kernel(X, points) @ dual_coef + intercept``.
 
+    ``points`` are those that carry coefficients: all that were fitted, or the centres of `Nystroem`.
     ``dual_coef`` (n,) or (n, t), ``intercept`` () or (t,), ``lam`` as it was used, ``rss`` (weighted residual sum of
     squares), ``result`` (`RESULTS`, one for each target).
     """
@@ -54,7 +56,8 @@ class KernelPath(eqx.Module):
     """A model for every λ of a grid, from one factorisation; the leading axis k is the grid.
 
     ``lams`` (k,), ``dual_coef`` (k, n[, t]), ``intercept`` (k[, t]), ``dof`` (k,), ``rss`` (k[, t]), ``result``
-    (k[, t]). ``path[i]`` is the `KernelFit` at the i-th λ, ``path.at(lam)`` the one at any other λ.
+    (k[, t]). ``path[i]`` is the `KernelFit` at the i-th λ, ``path.at(lam)`` the one at any other λ of a dense path.
+    Of an iterative solver also ``iterations`` and ``residual_norm`` (k[, t]), and no ``dof``.
     """
 
     kernel: Kernel
@@ -62,11 +65,13 @@ class KernelPath(eqx.Module):
     lams: Array
     dual_coef: Float[Array, "k n *t"]
     intercept: Float[Array, "k *t"]
-    dof: Array
+    dof: Array | None
     rss: Float[Array, "k *t"]
     result: Any
-    spectrum: KernelSpectrum
+    spectrum: KernelSpectrum | None
     terms: Terms = eqx.field(static=True)
+    iterations: Array | None = None
+    residual_norm: Array | None = None
 
     def __len__(self) -> int:
         return self.lams.shape[0]
@@ -78,6 +83,8 @@ class KernelPath(eqx.Module):
 
     def at(self, lam: Any) -> KernelFit:
         """The model at any λ, without another factorisation of the kernel matrix."""
+        if self.spectrum is None:
+            raise ValueError("at needs the factor of a dense solver; make lam a part of lams instead.")
         lam = as_lam(lam, self.spectrum.design.y, self.terms)
         return _fit(self.spectrum, lam, self.kernel, self.points, self.terms)
 
@@ -140,6 +147,7 @@ def kernel_ridge(
     intercept: bool = True,
     weights: Any = None,
     solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
 ) -> KernelFit:
     """Kernel ridge regression at one λ.
 
@@ -151,7 +159,8 @@ def kernel_ridge(
         kernel: a `jaxridge.kernels.Kernel`, such as ``kernels.RBF(scale=0.5)``.
         intercept: add an unpenalised constant. weights: (n,) precisions >= 0, as for `jaxridge.ridge`.
         solver: ``spectrum.from_kernel_cholesky``, ``from_kernel_tridiagonal`` or ``from_kernel`` (eigenvectors, right
-            down to λ = 0); None takes what `plan.kernel` says.
+            down to λ = 0); for many points ``Iterative(key)`` (conjugate gradients, no n × n array beyond its memory)
+            or ``Nystroem(key)`` (an approximate model); None takes what `plan.kernel` says for ``memory`` bytes.
 
     Returns a `KernelFit`. A λ below what the dtype resolves gives the solution at the least one that it does, with a
     code; NaN in points, a length scale that is not positive, a matrix that is no kernel give NaN and a code.
@@ -167,7 +176,9 @@ def kernel_ridge(
     [0.802]
     """
     problem, terms = _checked(points, y, weights, intercept, kernel)
-    return _kernel_ridge(problem, as_lam(lam, problem.y, terms), kernel, terms, _solver(solver, kernel, 1, False))
+    return _kernel_ridge(
+        problem, as_lam(lam, problem.y, terms), kernel, terms, _solver(solver, kernel, problem, 1, memory)
+    )
 
 
 def kernel_ridge_path(
@@ -179,6 +190,7 @@ def kernel_ridge_path(
     intercept: bool = True,
     weights: Any = None,
     solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
 ) -> KernelPath:
     """Kernel ridge regression at every λ of a grid, from one tridiagonalisation of the kernel matrix.
 
@@ -197,7 +209,7 @@ def kernel_ridge_path(
     problem, terms = _checked(points, y, weights, intercept, kernel)
     lams = as_lams(lams, problem.y)
     count = 100 if lams is None else lams.shape[0]
-    return _kernel_ridge_path(problem, lams, kernel, terms, _solver(solver, kernel, count, False))
+    return _kernel_ridge_path(problem, lams, kernel, terms, _solver(solver, kernel, problem, count, memory))
 
 
 def kernel_ridge_cv(
@@ -213,7 +225,7 @@ def kernel_ridge_cv(
     intercept: bool = True,
     weights: Any = None,
     solver: Solver | None = None,
-    memory: int = plan.MEMORY,
+    memory: int = plan.KERNEL_MEMORY,
 ) -> Choice:
     """Kernel ridge regression at the λ that a rule takes: leave-one-out by default, without refitting anything.
 
@@ -234,7 +246,10 @@ def kernel_ridge_cv(
     lams = as_lams(lams, problem.y)
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
-    solver = _solver(solver, kernel, 100, select.needs_leverages(rule))
+    solver = _solver(solver, kernel, problem, 100, memory, select.needs_leverages(rule))
+    if isinstance(solver, LargeSolver) and refine:
+        raise ValueError("refine needs the factor of a dense solver; pass a finer grid of lams instead.")
+    memory = min(memory, plan.MEMORY)
     return _kernel_ridge_cv(problem, lams, kernel, rule, terms, pick, per_target, refine, solver, memory)
 
 
@@ -248,6 +263,7 @@ def kernel_ridge_score(
     intercept: bool = True,
     weights: Any = None,
     solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
 ) -> Float[Array, "*t"]:
     """The score of a kernel and a λ under a rule: what to minimise over length scales, weights and λ.
 
@@ -263,7 +279,7 @@ def kernel_ridge_score(
     True
     """
     problem, terms = _checked(points, y, weights, intercept, kernel)
-    solver = _solver(solver, kernel, 1, select.needs_leverages(rule))
+    solver = _solver(solver, kernel, problem, 1, memory, select.needs_leverages(rule))
     return _kernel_ridge_score(problem, as_lam(lam, problem.y, terms), kernel, rule, terms, solver)
 
 
@@ -300,7 +316,10 @@ def kernel_posterior(
     if lam.ndim:
         raise ValueError(f"lam has shape {lam.shape}; a posterior has one lam for all targets, a scalar.")
     noise = None if noise is None else as_lam(noise, problem.y, terms, "noise")
-    return _kernel_posterior(problem, lam, noise, kernel, terms, _solver(solver, kernel, 1, False))
+    solver = _solver(solver, kernel, problem, 1, plan.KERNEL_MEMORY)
+    if isinstance(solver, LargeSolver):
+        raise ValueError("A posterior needs a dense solver, such as spectrum.from_kernel_cholesky, and its memory.")
+    return _kernel_posterior(problem, lam, noise, kernel, terms, solver)
 
 
 class KernelProblem(NamedTuple):
@@ -346,16 +365,41 @@ def as_points(name: str, points: Any) -> Any:
     return as_floats(name, points, (2,))
 
 
-def _solver(solver: Solver | None, kernel: Kernel, lams: int, leverages: bool) -> Solver:
+def _solver(
+    solver: Solver | None, kernel: Kernel, problem: KernelProblem, lams: int, memory: int, leverages: bool = False
+) -> Solver:
     if solver is not None:
         return solver
-    route = plan.kernel(lams, leverages, kernel.definite, jax.default_backend()).route
-    return {"cholesky": from_kernel_cholesky, "tridiagonal": from_kernel_tridiagonal, "eigen": from_kernel}[route]
+    route = plan.kernel(
+        problem.y.shape[0],
+        lams,
+        problem.y.dtype,
+        leverages=leverages,
+        definite=kernel.definite,
+        backend=jax.default_backend(),
+        memory=memory,
+    ).route
+    dense = {"cholesky": from_kernel_cholesky, "tridiagonal": from_kernel_tridiagonal, "eigen": from_kernel}
+    if route in dense:
+        return dense[route]
+    # The key moves pivots and centres, and with them the number of steps, or an approximation that is named as one.
+    return (Iterative if route == "iterative" else Nystroem)(jax.random.key(0), memory=memory)
 
 
-def _factored(problem: KernelProblem, kernel: Kernel, terms: Terms, solver: Solver) -> KernelSpectrum:
+def _factored(problem: KernelProblem, kernel: Kernel, terms: Terms, solver: Any) -> KernelSpectrum:
     K = kernel.matrix(problem.points).astype(problem.y.dtype)
     return solver(K, problem.y, weights=problem.weights, intercept=terms.intercept)
+
+
+def _large_path(
+    problem: KernelProblem, lams: Array, kernel: Kernel, terms: Terms, solver: LargeSolver
+) -> tuple[KernelPath, LargePath]:
+    """The path of a solver without a factor, for the user and with an axis of targets."""
+    large = solver.path(kernel, problem.points, problem.y, lams, problem.weights, terms.intercept)
+    parts = (large.dual_coef, large.intercept, large.rss, large.result, large.iterations, large.residual_norm)
+    alpha, b, rss, result, iterations, norms = squeeze(terms, parts)
+    dof = large.dof
+    return KernelPath(kernel, large.points, lams, alpha, b, dof, rss, result, None, terms, iterations, norms), large
 
 
 def _fit(spectrum: KernelSpectrum, lam: Array, kernel: Kernel, points: Any, terms: Terms) -> KernelFit:
@@ -365,16 +409,20 @@ def _fit(spectrum: KernelSpectrum, lam: Array, kernel: Kernel, points: Any, term
 
 
 @eqx.filter_jit
-def _kernel_ridge(problem: KernelProblem, lam: Array, kernel: Kernel, terms: Terms, solver: Solver) -> KernelFit:
+def _kernel_ridge(problem: KernelProblem, lam: Array, kernel: Kernel, terms: Terms, solver: Any) -> KernelFit:
+    if isinstance(solver, LargeSolver):
+        return _large_path(problem, lam[None], kernel, terms, solver)[0][0]
     return _fit(_factored(problem, kernel, terms, solver), lam, kernel, problem.points, terms)
 
 
 @eqx.filter_jit
 def _kernel_ridge_path(
-    problem: KernelProblem, lams: Array | None, kernel: Kernel, terms: Terms, solver: Solver
+    problem: KernelProblem, lams: Array | None, kernel: Kernel, terms: Terms, solver: Any
 ) -> KernelPath:
+    lams = _grid(problem, kernel) if lams is None else lams
+    if isinstance(solver, LargeSolver):
+        return _large_path(problem, lams, kernel, terms, solver)[0]
     spectrum = _factored(problem, kernel, terms, solver)
-    lams = select.kernel_grid(spectrum.design.K) if lams is None else lams
 
     def at(lam: Array) -> tuple[Array, Array, Array, Array, Any]:
         alpha, b = spectrum.dual_coef(lam), spectrum.intercept(lam)
@@ -395,11 +443,13 @@ def _kernel_ridge_cv(
     pick: Any,
     per_target: bool,
     refine: bool,
-    solver: Solver,
+    solver: Any,
     memory: int,
 ) -> Choice:
+    lams = _grid(problem, kernel) if lams is None else lams
+    if isinstance(solver, LargeSolver):
+        return _large_choice(problem, lams, kernel, rule, terms, pick, per_target, solver)
     spectrum = _factored(problem, kernel, terms, solver)
-    lams = select.kernel_grid(spectrum.design.K) if lams is None else lams
     rule = _with_kernel(rule, kernel, problem.points)
     found = select.search(rule, spectrum, lams, pick, per_target, refine, memory, terms.single)
     return Choice(*found, _fit(spectrum, found.lam, kernel, problem.points, terms))
@@ -407,8 +457,11 @@ def _kernel_ridge_cv(
 
 @eqx.filter_jit
 def _kernel_ridge_score(
-    problem: KernelProblem, lam: Array, kernel: Kernel, rule: Any, terms: Terms, solver: Solver
+    problem: KernelProblem, lam: Array, kernel: Kernel, rule: Any, terms: Terms, solver: Any
 ) -> Array:
+    if isinstance(solver, LargeSolver):
+        path, large = _large_path(problem, lam[None], kernel, terms, solver)
+        return squeeze(terms, _large_scores(problem, path, large, rule, terms, solver)[0][0])
     spectrum = _factored(problem, kernel, terms, solver)
     bound = select.bind(_with_kernel(rule, kernel, problem.points), spectrum)
     return squeeze(terms, bound(spectrum.design, spectrum, lam))
@@ -416,13 +469,65 @@ def _kernel_ridge_score(
 
 @eqx.filter_jit
 def _kernel_posterior(
-    problem: KernelProblem, lam: Array, noise: Array | None, kernel: Kernel, terms: Terms, solver: Solver
+    problem: KernelProblem, lam: Array, noise: Array | None, kernel: Kernel, terms: Terms, solver: Any
 ) -> Posterior:
     spectrum = _factored(problem, kernel, terms, solver)
     fit = _fit(spectrum, lam, kernel, problem.points, terms)
     misfit = spectrum.rss(lam) + lam * spectrum.squared_norm(lam)
     likely = squeeze(terms, misfit / (spectrum.design.rows() - spectrum.design.free))
     return Posterior(fit, likely if noise is None else noise, spectrum, terms)
+
+
+def _grid(problem: KernelProblem, kernel: Kernel) -> Array:
+    return select.kernel_grid(kernel.diagonal(problem.points).astype(problem.y.dtype))
+
+
+def _large_scores(
+    problem: KernelProblem, path: KernelPath, large: LargePath, rule: Any, terms: Terms, solver: LargeSolver
+) -> tuple[Array, Array | None]:
+    """Scores (k, t) and spreads of a path without a factor: on rows kept apart, or those of an approximate model."""
+    if isinstance(rule, select.Holdout):
+        predicted = path.predict(rule.X).reshape(path.lams.shape[0], *rule.y.shape)
+        return jax.vmap(rule.summary)(rule.loss(rule.y[None] - predicted))
+    if isinstance(solver, Nystroem):
+        features, spectrum, block = solver.model(
+            path.kernel, problem.points, problem.y, problem.weights, terms.intercept
+        )
+        if isinstance(rule, select.LeaveOneOut):
+            rows = (problem.points, problem.y, path.lams)
+            options = {"weights": problem.weights, "loss": rule.loss, "block": block}
+            return stream.leave_one_out(spectrum, features, *rows, **options), None
+        if not select.needs_leverages(rule) and not isinstance(rule, select.KFold):
+            return jax.vmap(lambda lam: rule(spectrum.design, spectrum, lam))(path.lams), None
+    raise ValueError(
+        f"rule is {rule!r}, which {type(solver).__name__} cannot give: an iterative solution has no leverages and an "
+        "approximation of them would be another score. Use select.holdout(points, y)."
+    )
+
+
+def _large_choice(
+    problem: KernelProblem,
+    lams: Array,
+    kernel: Kernel,
+    rule: Any,
+    terms: Terms,
+    pick: Any,
+    per_target: bool,
+    solver: LargeSolver,
+) -> Choice:
+    path, large = _large_path(problem, lams, kernel, terms, solver)
+    scores, spread = _large_scores(problem, path, large, rule, terms, solver)
+    found = select.settle(lams, scores, spread, pick, per_target, terms.single)
+    index = jnp.broadcast_to(found.index, path.intercept.shape[1:])
+
+    def taken(x: Array, axis: int) -> Array:
+        """The grid point of each target; targets are the last axis, if there is one."""
+        where = index.reshape(1, *(1 for _ in x.shape[1 : x.ndim - index.ndim]), *index.shape)
+        return jnp.take_along_axis(x, where, axis=axis)[0]
+
+    parts = (path.dual_coef, path.intercept, path.rss, path.result)
+    alpha, b, rss, result = jax.tree.map(lambda x: taken(x, 0), parts)
+    return Choice(*found, KernelFit(kernel, path.points, alpha, b, found.lam, rss, result))
 
 
 def _with_kernel(rule: Any, kernel: Kernel, points: Any) -> Any:

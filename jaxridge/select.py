@@ -257,7 +257,10 @@ class Holdout(eqx.Module):
         return self.with_spread(design, spectrum, lam)[0]
 
     def with_spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
-        losses = self.losses(design, spectrum, lam)
+        return self.summary(self.losses(design, spectrum, lam))
+
+    def summary(self, losses: Float[Array, "v t"]) -> tuple[Array, Array]:
+        """Their mean and its standard error."""
         return jnp.mean(losses, axis=0), _standard_error(losses, None)
 
 
@@ -325,14 +328,15 @@ def _between(low: Array, high: Array, count: int) -> Float[Array, " k"]:
     return 10.0 ** (low + (high - low) * jnp.linspace(0.0, 1.0, count, dtype=low.dtype))
 
 
-def kernel_grid(K: Float[Array, "n n"], count: int = 100) -> Float[Array, " k"]:
-    """Log-spaced λ for a kernel matrix: from (10 + √n)·eps of its trace, the least the dtype resolves, to 10 traces.
+def kernel_grid(diagonal: Float[Array, " n"], count: int = 100) -> Float[Array, " k"]:
+    """Log-spaced λ for a kernel matrix with that diagonal: from what the dtype resolves to ten times its trace.
 
-    The trace bounds the largest eigenvalue from above; constant under differentiation.
+    The trace bounds the largest eigenvalue from above; below (10 + √n)·eps of it all is rounding. Constant under
+    differentiation.
     """
-    trace = jax.lax.stop_gradient(jnp.trace(K))
+    trace = jax.lax.stop_gradient(jnp.sum(diagonal))
     trace = jnp.where(trace > 0, trace, 1.0)
-    eps = (10.0 + K.shape[0] ** 0.5) * float(jnp.finfo(K.dtype).eps)
+    eps = (10.0 + diagonal.shape[0] ** 0.5) * float(jnp.finfo(diagonal.dtype).eps)
     return _between(jnp.log10(trace * eps), jnp.log10(trace) + 1, count)
 
 
@@ -473,10 +477,23 @@ def search(
     """Evaluate a rule on a grid, pick a λ for all targets or one for each, and refine it if that is wanted."""
     bound = bind(rule, spectrum)
     scores, spread = evaluate(bound, spectrum, lams, memory)
+    better = (lambda lam, share: refine(bound, spectrum, lams, lam, share)) if refine_it else None
+    return settle(lams, scores, spread, pick, per_target, single, better)
+
+
+def settle(
+    lams: Float[Array, "k *t"],
+    scores: Float[Array, "k t"],
+    spread: Float[Array, "k t"] | None,
+    pick: Callable[..., Array],
+    per_target: bool,
+    single: bool,
+    better: Callable[..., Array] | None = None,
+) -> Found:
+    """What scores on a grid come to, after one more look by ``better(lam, share)`` if there is one."""
     share = None if per_target else share_of(scores)
     index, lam, at_edge = choose(pick, lams, scores, spread, share)
-    if refine_it:
-        lam = refine(bound, spectrum, lams, lam, share)
+    lam = lam if better is None else better(lam, share)
     if single:
         scores, spread = scores[:, 0], None if spread is None else spread[:, 0]
         if per_target:

@@ -193,6 +193,41 @@ def test_lam_per_target_paths_and_blocks():
     np.testing.assert_allclose(many, path.dual_coef, rtol=1e-9, atol=1e-9)
 
 
+def test_large_solvers_behind_the_same_verbs():
+    """Conjugate gradients give the dense path; Nyström at full rank too, with its leave-one-out; refusals by name."""
+    X, kernel, key = POINTS["plain"], kernels.RBF(), jax.random.key(1)
+    problem = {"kernel": kernel, "weights": WEIGHTS["some"]}
+    dense = jxr.kernel_ridge_path(X, Y, LAMS, **problem)
+    rule = select.holdout(NEW, np.sin(NEW))
+    best = jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, per_target=True, **problem)
+    for solver in (jxr.Iterative(key, tol=1e-12, rank=4), jxr.Nystroem(key, rank=N)):
+        path = jxr.kernel_ridge_path(X, Y, LAMS, solver=solver, **problem)
+        np.testing.assert_allclose(path.predict(NEW), dense.predict(NEW), rtol=1e-8)
+        assert codes(path.result) == {"successful"}
+        choice = jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, per_target=True, solver=solver, **problem)
+        np.testing.assert_allclose(choice.scores, best.scores, rtol=1e-8)
+        np.testing.assert_allclose(choice.lam, best.lam)
+        np.testing.assert_allclose(choice.fit.predict(NEW), best.fit.predict(NEW), rtol=1e-8)
+        alone = jxr.kernel_ridge(X, Y[:, 0], LAMS[1], solver=solver, **problem)
+        np.testing.assert_allclose(alone.predict(NEW), dense.predict(NEW)[1, :, 0], rtol=1e-8)
+    assert path.iterations is None
+    for rule in (select.loo, select.gcv, select.evidence):
+        ours = jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, solver=jxr.Nystroem(key, rank=N), **problem).scores
+        np.testing.assert_allclose(ours, jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, **problem).scores, rtol=1e-7)
+    with pytest.raises(ValueError, match=r"which Iterative cannot give.*select\.holdout"):
+        jxr.kernel_ridge_cv(X, Y, LAMS, solver=jxr.Iterative(key), **problem)
+    with pytest.raises(ValueError, match="make lam a part of lams"):
+        path.at(1.0)
+    # Beyond its memory the same call is iterative, and says so.
+    X = np.random.default_rng(4).standard_normal((60, 2))
+    small = jxr.kernel_ridge_path(X, X[:, 0], LAMS, kernel=kernel, memory=130_000)
+    assert small.iterations is not None
+    dense = jxr.kernel_ridge_path(X, X[:, 0], LAMS, kernel=kernel)
+    np.testing.assert_allclose(small.predict(NEW), dense.predict(NEW), atol=1e-4)
+    with pytest.raises(ValueError, match="the smallest that works"):
+        jxr.kernel_ridge_path(X, X[:, 0], LAMS, kernel=kernel, memory=1000)
+
+
 def test_no_array_of_lams_by_points_by_points():
     """The compiled path and the leave-one-out curve hold a few n × n arrays and nothing that grows with k n²."""
     n, k = 64, 50
