@@ -12,7 +12,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 import jaxridge as jxr
 from jaxridge import RESULTS, kernels, select
-from jaxridge.spectrum import from_kernel, from_kernel_cholesky, from_kernel_tridiagonal
+from jaxridge.spectrum import from_kernel, from_kernel_cholesky, from_kernel_mixed, from_kernel_tridiagonal
 
 SOLVERS = {"eigen": from_kernel, "tridiagonal": from_kernel_tridiagonal, "cholesky": from_kernel_cholesky}
 LAMS = np.array([1e-5, 1e-2, 1.0, 1e2])
@@ -118,6 +118,22 @@ def test_against_refits(solver, weights, intercept):
                     continue
                 error = np.max(np.abs(np.asarray(value) - want[key])) / scale
                 assert error <= 1e-9, (name, lam, key, error)
+
+
+def test_float32_factor_with_float64_coefficients():
+    """Coefficients of the mixed route equal those of the dense solve in float64, for λ above the float32 floor."""
+    X = np.random.default_rng(9).standard_normal((60, 2))
+    y, lams, w = np.sin(X), np.array([1e-3, 1e-1, 10.0]), np.exp(X[:, 1])
+    path = jxr.kernel_ridge_path(X, y, lams, kernel=kernels.RBF(), weights=w, solver=from_kernel_mixed)
+    assert codes(path.result) == {"successful"}
+    for lam, alpha in zip(lams, path.dual_coef, strict=True):
+        want, _ = solve(gp.RBF()(X), y, lam, w, True)
+        # The condition number of K + λ/ω is up to 1e6 here.
+        np.testing.assert_allclose(alpha, want, rtol=0, atol=1e-9 * np.max(np.abs(want)))
+    low = jxr.kernel_ridge(X, y, 1e-6, kernel=kernels.RBF(), solver=from_kernel_mixed)
+    assert codes(low.result) == {"unresolved"}
+    with pytest.raises(ValueError, match="it refines to float64"):
+        jxr.kernel_ridge(np.float32(X), np.float32(y), 1.0, kernel=kernels.RBF(), solver=from_kernel_mixed)
 
 
 def test_against_sklearn():
