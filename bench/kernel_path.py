@@ -115,7 +115,7 @@ def main(points, targets, with_peers):
     print(header("scikit-learn", "himalaya") if with_peers else header())
     print(f"{points} points, {X.shape[1]} features, {len(LAMS)} λ, {targets} targets, float64")
     verbs = ours(X, y)
-    seconds = interleaved({**floors(K), **{name: run for name, (run, _) in verbs.items()}}, repeats=3)
+    seconds = interleaved({**floors(K), **{name: run for name, (run, _) in verbs.items()}}, repeats=2)
     for name in floors(K):
         row(name, seconds[name])
     for name, (run, floor) in verbs.items():
@@ -123,7 +123,7 @@ def main(points, targets, with_peers):
         row(name, seconds[name], f"{seconds[name] / seconds[floor]:.2f} × {floor}{chosen}")
     least = None
     for name, (value, both) in gradients(X, y).items():
-        pair = interleaved({"value": value, "both": both}, repeats=3)
+        pair = interleaved({"value": value, "both": both}, repeats=2)
         least = least or pair["both"]
         against = f"{pair['both'] / pair['value']:.2f} × its value, {pair['both'] / least:.2f} × the floor"
         row(name, pair["value"], f"with its gradient {pair['both']:.2f} s, {against}")
