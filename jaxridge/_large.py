@@ -157,13 +157,11 @@ class Iterative(eqx.Module):
         tol = jax.lax.stop_gradient(self.tol)
         # An infinite λ has the solution 0, whatever multiplies it here.
         damping = jnp.where(jnp.isinf(fixed), 1.0, poison(fixed, fixed >= 0))
-        M = _preconditioner(still, frozen, rank, self.key).at(damping)
-
-        def shifted(V: Array) -> Array:
-            return frozen.back(still(frozen.into(V))) + damping[None, :] * V
+        M = _preconditioner(still, frozen, rank, self.key)
 
         def iterate(b: Array) -> tuple[Array, krylov.Stats]:
-            gamma, stats = krylov.run(b, shifted, M, tol, self.max_steps)
+            seen = lambda V: frozen.back(still(frozen.into(V)))  # noqa: E731
+            gamma, stats = krylov.run(b, damping, seen, M, tol, self.max_steps)
             return frozen.project(gamma), stats
 
         gamma, stats = iterate(jnp.where(jnp.isinf(fixed)[None, :], 0.0, frozen.back(jax.lax.stop_gradient(Y))))

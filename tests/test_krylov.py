@@ -188,9 +188,9 @@ def test_the_preconditioner_inverts_its_own_matrix_and_saves_steps():
     x = jnp.asarray(rng.uniform(-1.0, 1.0, (150, 2)))
     K, lams = kernels.Matern52(1.0).matrix(x), 150 * jnp.array([1e-7, 1e-4])
     pivots = pivots_of(K, 60)
-    M = krylov.LowRank(pivots.F).at(lams)
+    M = krylov.LowRank(pivots.F)
     V = jnp.asarray(rng.standard_normal((60, 2)))
-    inside = M(pivots.F @ (pivots.F.T @ (pivots.F @ V)) + lams[None, :] * (pivots.F @ V))
+    inside = M(lams)(pivots.F @ (pivots.F.T @ (pivots.F @ V)) + lams[None, :] * (pivots.F @ V))
     least = np.linalg.svd(pivots.F, compute_uv=False)[-1] ** 2
     np.testing.assert_allclose(inside, (least + lams)[None, :] * (pivots.F @ V), rtol=1e-7, atol=1e-12)
     g = jnp.asarray(rng.standard_normal((150, 2)))
