@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test bench clean
+.PHONY: sweep test census bench clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -12,6 +12,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Every input of the census, of which `make test` judges a third.
+census: .venv/installed-dev
+	$(BIN)/python tests/test_census.py
 
 bench: .venv/installed-bench
 	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done

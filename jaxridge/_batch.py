@@ -1,9 +1,10 @@
 """Many small fits: the loop of `least_squares` over blocks of lanes, with the unfinished ones brought together.
 
 Under ``vmap`` a loop runs until its slowest lane ends, and all others with it. Here a block of lanes small enough for
-the cache advances until it has no running lane, or for a few steps; as soon as no more than a quarter of all lanes
-run, these are gathered into a batch of a quarter of the size, and so on down. Every lane is the same state machine as
-alone, so that its result is the same.
+the cache advances until no more than an eighth of them run; then those that still run are gathered into full blocks,
+as often as it takes. Every lane is the same state machine as alone, so that its result is the same.
+
+Lanes are the last axis of all states: a number of every lane is a vector, with which a processor computes side by side.
 """
 
 from collections.abc import Callable
@@ -27,9 +28,9 @@ from jaxridge.nonlinear import (
     solution_of,
 )
 
-_SHRINK = 8  # lanes come together when no more than one in so many is still running
+_SHRINK = 8  # a block ends when no more than one lane in so many is still running
+_BLOCK = 1000  # fits the cache of a CPU, and its rows do not all fall on the same lines as those of a power of two do
 _LEAST = 256  # below so many lanes the overhead of a step outweighs what fewer lanes would save
-_STEPS = 4  # of a block before the next one has its turn
 
 
 def least_squares_batch(
@@ -50,7 +51,7 @@ def least_squares_batch(
         options: those of `least_squares`, the same for all fits. The solver is by default Levenberg–Marquardt on the
             normal equations without acceleration, the cheapest step; up to eight parameters its linear algebra is
             written out and runs side by side for all lanes.
-        block: lanes that advance together; None takes 2048 on a CPU, whose cache they fit, and all of them elsewhere.
+        block: lanes that advance together; None takes 1000 on a CPU, whose cache they fit, and all of them elsewhere.
 
     Returns a `Solution` with an axis of N in front of every leaf, result codes included, and derivatives like those
     of ``jax.vmap(least_squares)``: a lane that reached max_steps, or failed, has NaN derivatives and its code.
@@ -70,7 +71,7 @@ def least_squares_batch(
     options.setdefault("solver", LevenbergMarquardt(linear=cholesky, acceleration=False))
     problem = make_problem(residual, x0, args, **options)
     if block is None:
-        block = 2048 if jax.default_backend() == "cpu" else jnp.shape(leaves[0])[0]
+        block = _BLOCK if jax.default_backend() == "cpu" else jnp.shape(leaves[0])[0]
     return _run(problem, in_axes, block)
 
 
@@ -92,91 +93,112 @@ def _check_lanes(args: Any, in_axes: Any, count: int) -> None:
 
 @eqx.filter_jit
 def _run(problem: Problem, in_axes: Any, block: int) -> Solution:
-    def lane(x0: Any, args: Any) -> Prepared:
+    x0, (own, shared) = problem.x0, _lanes_first(problem.args, in_axes)
+
+    def lane(x0: Any, own: Any) -> Prepared:
+        args = eqx.combine(own, shared)
         return eqx.tree_at(lambda p: (p.x0, p.args), problem, (x0, args), is_leaf=lambda x: x is None).prepare()
 
-    def begin(x0: Any, args: Any) -> _loop.State:
-        ready = lane(x0, args)
+    def begin(x0: Any, own: Any) -> _loop.State:
+        ready = lane(x0, own)
         box, solver = frozen((ready.box, ready.solver))
         x = ready.x if box is None else box.clip(ready.x)
         return _loop.start(frozen(ready.objective), solver, x, True)
 
-    def advance(state: _loop.State, x0: Any, args: Any) -> _loop.State:
-        objective, solver, box, tol = frozen((*lane(x0, args)[:3], problem.tol))
-        following = _loop.advance(objective, solver, box, tol, True, state)
-        running = (state.stop == _loop.RUNNING) & (state.steps < tol.steps)
-        return jax.tree.map(lambda new, old: jnp.where(running, new, old), following, state)
+    def decide(state: _loop.State, x0: Any, own: Any) -> _loop.Decision:
+        objective, solver, box, tol = frozen((*lane(x0, own)[:3], problem.tol))
+        return _loop.decide(objective, solver, box, tol, state)
 
-    axes = (0, in_axes)
-    x0, args = frozen((problem.x0, problem.args))
-    lanes = _Lanes(jax.vmap(begin, axes), jax.vmap(advance, (0, *axes)), in_axes, problem.tol.steps)
-    states = lanes.all(x0, args, block)
-    return jax.vmap(lambda x0, args, state: solution_of(lane(x0, args), state), (*axes, 0))(
-        problem.x0, problem.args, states
+    def move(state: _loop.State, decision: _loop.Decision, x0: Any, own: Any) -> _loop.State:
+        return _loop.move(frozen(lane(x0, own).objective), True, state, decision)
+
+    lanes = _Lanes(
+        begin=jax.vmap(begin, 0, -1),
+        decide=jax.vmap(decide, (-1, 0, 0), -1),
+        stay=jax.vmap(_loop.stay, -1, -1),
+        move=jax.vmap(move, (-1, -1, 0, 0), -1),
+        most=problem.tol.steps,
     )
+    states = lanes.all(frozen((x0, own)), block)
+    return jax.vmap(lambda x0, own, state: solution_of(lane(x0, own), state), (0, 0, -1))(x0, own, states)
+
+
+def _lanes_first(args: Any, in_axes: Any) -> tuple[Any, Any]:
+    """What belongs to one lane of args, with the lanes in the first axis, and what they share."""
+    mine = jax.tree.map(lambda axis: axis is not None, in_axes, is_leaf=lambda axis: axis is None)
+    own, shared = eqx.partition(args, mine)
+    first = lambda axis, part: jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0), part)  # noqa: E731
+    return jax.tree.map(first, in_axes, own, is_leaf=lambda axis: axis is None), shared
+
+
+def _select(where: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(where, new, old), new, old)
 
 
 class _Lanes(eqx.Module):
-    """How a batch of lanes starts and advances."""
+    """How a batch of lanes starts and advances; lanes are the last axis of a state, and the first of data."""
 
-    begin: Callable[[Any, Any], _loop.State]
-    advance: Callable[[_loop.State, Any, Any], _loop.State]
-    in_axes: Any
+    begin: Callable[..., _loop.State]
+    decide: Callable[..., _loop.Decision]
+    stay: Callable[..., _loop.State]
+    move: Callable[..., _loop.State]
     most: Array
 
     def running(self, states: _loop.State) -> Array:
         return (states.stop == _loop.RUNNING) & (states.steps < self.most)
 
-    def all(self, x0: Any, args: Any, block: int) -> _loop.State:
+    def until(self, few: Any, states: _loop.State, data: Any) -> _loop.State:
+        """Advance until no more than a few lanes run."""
+        going = lambda states: jnp.sum(self.running(states)) > few  # noqa: E731
+
+        def advance(states: _loop.State) -> _loop.State:
+            running, decisions = self.running(states), self.decide(states, *data)
+            accepted = running & decisions.accepted
+            rested = _select(running, self.stay(states, decisions), states)
+            # XLA would work out who goes again for every number that they carry, were it not for this cut.
+            go = lambda: _select(accepted, self.move(states, decisions, *data), rested)  # noqa: E731
+            return jax.lax.cond(jnp.any(accepted), go, lambda: rested)
+
+        return jax.lax.while_loop(going, advance, states)
+
+    def all(self, data: Any, block: int) -> _loop.State:
         """Start every lane and run it to its end."""
-        count = jax.tree.leaves(x0)[0].shape[0]
-        take = self.taker(x0, args)
-        # The last block is filled up with copies of the last lane.
+        count = jax.tree.leaves(data)[0].shape[0]
+        block = min(block, count)
         blocks = -(-count // block)
-        order = jnp.minimum(jnp.arange(blocks * block), count - 1)
-        states = jax.lax.map(lambda rows: self.begin(*take(rows)), order.reshape(blocks, block))
-        states = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), states)
-        states = self.finish(states, order, take, block)
-        return jax.tree.map(lambda x: x[:count], states)
+        few = block // _SHRINK if count > _LEAST else 0
 
-    def taker(self, x0: Any, args: Any) -> Callable[[Array], tuple[Any, Any]]:
-        """Lanes by number."""
+        def cut(x: Array) -> Array:  # the last block is filled up with copies of the last lane
+            rest = jnp.broadcast_to(x[-1:], (blocks * block - count, *x.shape[1:]))
+            x = jnp.concatenate([x, rest])
+            return x.reshape(blocks, block, *x.shape[1:])
 
-        def take(rows: Array) -> tuple[Any, Any]:
-            pick = lambda axis, part: part if axis is None else jax.tree.map(lambda x: jnp.take(x, rows, axis), part)  # noqa: E731
-            chosen = jax.tree.map(pick, self.in_axes, args, is_leaf=lambda x: x is None)
-            return jax.tree.map(lambda x: x[rows], x0), chosen
+        def join(x: Array) -> Array:
+            return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :count]
 
-        return take
+        states = jax.lax.map(lambda part: self.until(few, self.begin(*part), part), jax.tree.map(cut, data))
+        states = jax.tree.map(join, states)
+        return states if few == 0 else self.stragglers(states, data, min(block, max(_LEAST, count // _SHRINK)))
 
-    def finish(self, states: _loop.State, order: Array, take: Callable[[Array], tuple[Any, Any]], block: int) -> Any:
-        """Advance until few lanes run, then those alone."""
-        size = order.shape[0]
-        few = size // _SHRINK if size > _LEAST else 0
-        few = few // block * block if few > block else few
-
-        def some(states: _loop.State) -> Array:
-            return jnp.sum(self.running(states)) > few
+    def stragglers(self, states: _loop.State, data: Any, block: int) -> _loop.State:
+        """Bring the lanes that still run together, a block at a time, as often as it takes."""
 
         def sweep(states: _loop.State) -> _loop.State:
-            def one(part: tuple[_loop.State, Array]) -> _loop.State:
-                state, rows = part
-                data = take(rows)
-                going = lambda carry: (carry[0] < _STEPS) & jnp.any(self.running(carry[1]))  # noqa: E731
-                step = lambda carry: (carry[0] + 1, self.advance(carry[1], *data))  # noqa: E731
-                return jax.lax.while_loop(going, step, (0, state))[1]
+            running = self.running(states)
+            (order,) = jnp.nonzero(running, size=running.shape[0], fill_value=running.shape[0])
+            count = jnp.sum(running)
+            few = jnp.where(count > block, block // _SHRINK, 0)
 
-            cut = lambda x: x.reshape(-1, min(block, size), *x.shape[1:])  # noqa: E731
-            after = jax.lax.map(one, (jax.tree.map(cut, states), cut(order)))
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), after)
+            def one(i: Array, states: _loop.State) -> _loop.State:
+                index = i * block + jnp.arange(block)
+                rows = order.at[index].get(mode="fill", fill_value=running.shape[0])
+                part = jax.tree.map(lambda x: x.at[..., rows].get(mode="clip"), states)
+                mine = jax.tree.map(lambda x: jnp.take(x, rows, 0, mode="clip"), data)
+                # What fills the rest up does not run.
+                part = eqx.tree_at(lambda s: s.stop, part, jnp.where(index < count, part.stop, _loop.STEP))
+                part = self.until(few, part, mine)
+                return jax.tree.map(lambda x, new: x.at[..., rows].set(new, mode="drop"), states, part)
 
-        states = jax.lax.while_loop(some, sweep, states)
-        if few == 0:
-            return states
-        (index,) = jnp.nonzero(self.running(states), size=few, fill_value=size)
-        safe = jnp.minimum(index, size - 1)
-        part = jax.tree.map(lambda x: x[safe], states)
-        # What fills the rest up does not run.
-        part = eqx.tree_at(lambda s: s.stop, part, jnp.where(index < size, part.stop, _loop.STEP))
-        ended = self.finish(part, order[safe], take, block)
-        return jax.tree.map(lambda x, new: x.at[index].set(new, mode="drop"), states, ended)
+            return jax.lax.fori_loop(0, -(-count // block), one, states)
+
+        return jax.lax.while_loop(lambda states: jnp.any(self.running(states)), sweep, states)

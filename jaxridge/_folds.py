@@ -85,7 +85,7 @@ def _padded(train: list[np.ndarray], test: list[np.ndarray], n: int, disjoint: b
     return Partition(jnp.asarray(pad(train)), jnp.asarray(pad(test)), disjoint, ragged)
 
 
-def _take(x: Array, rows: Int[Array, "*f p"]) -> Array:
+def take_rows(x: Array, rows: Int[Array, "*f p"]) -> Array:
     """Rows of x; zeros where there is no row."""
     return jnp.take(x, rows, axis=0, mode="fill", fill_value=0)
 
@@ -126,7 +126,7 @@ def fold_factors(spectrum: Spectrum, folds: Partition) -> Folds:
     root = jnp.ones(B.shape[0], B.dtype) if factor.root_weights is None else factor.root_weights
 
     def of_rows(rows: Array) -> tuple[Array, Array]:
-        return _triangle(_take(B, rows), _take(y, rows))
+        return _triangle(take_rows(B, rows), take_rows(y, rows))
 
     R, c = _complements(jax.lax.map(of_rows, folds.test)) if folds.disjoint else jax.lax.map(of_rows, folds.train)
 
@@ -134,15 +134,15 @@ def fold_factors(spectrum: Spectrum, folds: Partition) -> Folds:
         W, s, Vt = jnp.linalg.svd(R[q:, q:], full_matrices=False)
         s = jnp.where(s > cutoff(s, (B.shape[0], m)), s, jnp.where(jnp.isnan(s), s, 0.0))
         free = jax.scipy.linalg.solve_triangular(R[:q, :q], jnp.concatenate([R[:q, q:], c[:q]], axis=1))
-        held, held_y = _take(B, rows), _take(y, rows)
+        held, held_y = take_rows(B, rows), take_rows(y, rows)
         E = matmul(held[:, q:] - matmul(held[:, :q], free[:, : m - q]), Vt.T)
         return held_y - matmul(held[:, :q], free[:, m - q :]), E, s, matmul(W.T, c[q:])
 
     base, E, s, z = jax.lax.map(lambda args: one(*args), (R, c, folds.test))
-    return Folds(folds, base, E, s, z, _take(root, folds.test), factor.scale, factor.y_scale)
+    return Folds(folds, base, E, s, z, take_rows(root, folds.test), factor.scale, factor.y_scale)
 
 
-def _losses(e: Array, weights: Array, loss: Callable[[Array], Array]) -> Array:
+def mean_losses(e: Array, weights: Array, loss: Callable[[Array], Array]) -> Array:
     """Weighted mean loss over the rows of one fold; no row has weight 0."""
     weighted = jnp.where(weights[:, None] > 0, weights[:, None] * loss(e), 0.0)
     return jnp.sum(weighted, axis=0) / jnp.sum(weights)
@@ -158,7 +158,7 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
             s = s[:, None]
             scaled = base - matmul(E, safe_divide(s * z, jnp.square(s) + damping))
             e = safe_divide(scaled, jnp.broadcast_to(root[:, None], scaled.shape)) * folds.y_scale[None, :]
-            return _losses(e, jnp.square(root), loss)
+            return mean_losses(e, jnp.square(root), loss)
 
         return jax.vmap(one)(folds.base, folds.E, folds.s, folds.z, folds.root_weights)
 
@@ -169,19 +169,21 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
         def one(rows: tuple[Array, Array]) -> Array:
             train, test = rows
             part = Design(
-                _take(design.X, train),
-                _take(design.Z, train),
-                _take(design.y, train),
-                None if plain else _take(weights, train),
+                take_rows(design.X, train),
+                take_rows(design.Z, train),
+                take_rows(design.y, train),
+                None if plain else take_rows(weights, train),
                 design.penalty,
                 design.terms,
             )
             _, w = _live.solution(part, from_design(part).factor, lam)
             d = design.X.shape[1]
-            predicted = matmul(_take(design.X, test), w[:d]) + matmul(_take(design.Z, test), w[d:])
-            return _losses(_take(design.y, test) - predicted, _take(weights, test), loss)
+            predicted = matmul(take_rows(design.X, test), w[:d]) + matmul(take_rows(design.Z, test), w[d:])
+            return take_rows(design.y, test) - predicted
 
-        return jax.lax.map(one, (folds.partition.train, folds.partition.test))
+        # The loss is the user's, and may have a rule of its own, which a loop would lose (see `one_by_one`).
+        e = jax.lax.map(one, (folds.partition.train, folds.partition.test))
+        return jax.vmap(lambda e, test: mean_losses(e, take_rows(weights, test), loss))(e, folds.partition.test)
 
     return value, attach(value, live)
 

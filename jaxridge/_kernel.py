@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
+from jaxridge import krylov
 from jaxridge._implicit import attach, moves, one_by_one
 from jaxridge._numerics import exponent, matmul, poison, power_of_two, safe_divide
 from jaxridge._result import RESULTS, first_failure
@@ -35,6 +36,11 @@ class KernelDesign(eqx.Module):
     y: Float[Array, "n t"]
     weights: Float[Array, " n"] | None
     terms: Terms = eqx.field(static=True)
+
+    @property
+    def free(self) -> int:
+        """The number of unpenalised columns: 1 for an intercept."""
+        return int(self.terms.intercept)
 
     def weigh(self, r: Float[Array, "n t"]) -> Float[Array, "n t"]:
         """ω r."""
@@ -54,9 +60,8 @@ class KernelDesign(eqx.Module):
 
 
 class KernelForm(eqx.Module):
-    """K̃ and ỹ in powers of two of K and ω, and the way back. Nothing here carries a derivative."""
+    """ỹ in powers of two of K and ω, and the way back from K̃. Nothing here carries a derivative."""
 
-    K: Float[Array, "p p"]
     y: Float[Array, "p t"]
     root: Float[Array, " n"]  # √ω / 2^e
     reflector: Float[Array, " n"] | None
@@ -86,6 +91,10 @@ class KernelForm(eqx.Module):
         """√ω/‖√ω‖."""
         return self.root / jnp.linalg.norm(self.root)
 
+    def unused(self, of_one: Array) -> Array:
+        """What rows of weight zero, of eigenvalue 1, add to a sum over directions."""
+        return jnp.sum(self.root == 0, dtype=self.root.dtype) * of_one
+
     def mu(self, lam: Lam) -> Float[Array, " c"]:
         """λ in units of K̃, NaN where it is negative."""
         lam = jnp.atleast_1d(lam)
@@ -105,7 +114,8 @@ def _tolerance(K: Float[Array, "n n"]) -> float:
     return 10.0 * K.shape[0] * float(jnp.finfo(K.dtype).eps)
 
 
-def _standard_form(design: KernelDesign) -> KernelForm:
+def _standard_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
+    """The form and K̃ itself."""
     K, y, weights = jax.lax.stop_gradient((design.K, design.y, design.weights))
     n, dtype = K.shape[0], K.dtype
     root = jnp.ones(n, dtype) if weights is None else jnp.sqrt(weights)
@@ -123,7 +133,8 @@ def _standard_form(design: KernelDesign) -> KernelForm:
     symmetric = jnp.max(jnp.abs(K - K.T)) <= _tolerance(K)
     K = poison(0.5 * (K + K.T), finite & valid & symmetric)
     if weights is not None:
-        K = root[:, None] * K * root[None, :]
+        # A row of weight zero becomes a direction of its own with eigenvalue 1, away from all that is counted.
+        K = root[:, None] * K * root[None, :] + jnp.diag((root == 0).astype(dtype))
     u = root / jnp.linalg.norm(root)
     across, reflector, y_reduced = matmul(K, u), None, root[:, None] * y
     if design.terms.intercept:
@@ -133,8 +144,7 @@ def _standard_form(design: KernelDesign) -> KernelForm:
         Kv = Kv - 0.5 * matmul(reflector, Kv) * reflector
         K = (K - reflector[:, None] * Kv[None, :] - Kv[:, None] * reflector[None, :])[1:, 1:]
         y_reduced = reflect(reflector, y_reduced)[1:]
-    return KernelForm(
-        K=K,
+    form = KernelForm(
         y=jnp.where(finite_y[None, :], y_reduced, jnp.nan),
         root=root,
         reflector=reflector,
@@ -146,6 +156,7 @@ def _standard_form(design: KernelDesign) -> KernelForm:
         symmetric=symmetric,
         weights=valid,
     )
+    return form, K
 
 
 class Factor(eqx.Module):
@@ -187,7 +198,7 @@ class Factor(eqx.Module):
 
     def effective(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, " c"]:
         """tr K̃G."""
-        return form.K.shape[0] - self.kept_sum(form, mu)
+        return form.y.shape[0] - self.kept_sum(form, mu)
 
     def held(self, mu: Float[Array, " c"]) -> Float[Array, " c"]:
         """μ; where K̃ is singular no smaller than what this dtype tells from 0."""
@@ -203,10 +214,13 @@ class Eigen(Factor):
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
+    def seen(self, mu: Float[Array, " c"]) -> Float[Array, "p c"]:
+        """1/(e + μ); 0 for a direction that neither e nor a resolved μ sees, for a solution of minimum norm."""
+        e, mu = self.e[:, None], mu[None, :]
+        return jnp.where((e == 0) & (mu < self.floor), 0.0, safe_divide(jnp.ones_like(e + mu), e + mu))
+
     def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        """A direction that neither e nor μ sees has no part, so that μ = 0 gives the minimum norm."""
-        total = self.e[:, None] + mu[None, :]
-        return matmul(self.U, safe_divide(jnp.ones_like(total), total) * matmul(self.U.T, b))
+        return matmul(self.U, self.seen(mu) * matmul(self.U.T, b))
 
     def kept(self, mu: Float[Array, " c"], least: Any = 0.0) -> Float[Array, "p c"]:
         """(least + μ)/(e + μ): 1 − f for least = 0; 1 where neither e nor μ is anything, and for infinite μ."""
@@ -219,18 +233,14 @@ class Eigen(Factor):
         return matmul(self.U, self.kept(mu) * matmul(self.U.T, b))
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        total = self.e[:, None] + mu[None, :]
-        return matmul(jnp.square(self.U), safe_divide(jnp.ones_like(total), total))
+        return matmul(jnp.square(self.U), self.seen(mu))
 
     def damped_diagonal(self, form: KernelForm, mu: Array) -> Array:
         return matmul(jnp.square(self.U), self.kept(mu))
 
     def loo(self, form: KernelForm, mu: Array, b: Array) -> Array:
         """Both times e_min + μ, which leaves them as good at μ = 0 as anywhere."""
-        # Rows of weight zero make K̃ singular without a direction that the others lack.
-        counts = (self.e > 0) | (jnp.sum(self.e == 0) > jnp.sum(form.root == 0))
-        least = jnp.min(jnp.where(counts, self.e, jnp.inf), initial=jnp.inf)
-        kept = jnp.where(counts[:, None], self.kept(mu, least), 0.0)
+        kept = self.kept(mu, jnp.min(self.e, initial=jnp.inf))
         numerator = matmul(self.U, kept * matmul(self.U.T, b))
         return safe_divide(numerator, jnp.broadcast_to(matmul(jnp.square(self.U), kept), numerator.shape))
 
@@ -246,12 +256,12 @@ class Eigen(Factor):
         return jnp.sum(jnp.log1p(jnp.where((e == 0) & (mu == 0), 0.0, e / mu)), axis=0)
 
 
-def eigen(form: KernelForm) -> Eigen:
+def eigen(form: KernelForm, K: Float[Array, "p p"]) -> Eigen:
     """One eigendecomposition, 9n³ flops and more."""
-    e, U = jnp.linalg.eigh(form.K, symmetrize_input=False)
+    e, U = jnp.linalg.eigh(K, symmetrize_input=False)
     largest = jnp.max(jnp.abs(e), initial=0.0)
-    floor = _rounding(form.K, largest)
-    definite = jnp.min(e, initial=0.0) >= -_tolerance(form.K) * jnp.maximum(largest, 1.0)
+    floor = _rounding(K, largest)
+    definite = jnp.min(e, initial=0.0) >= -_tolerance(K) * jnp.maximum(largest, 1.0)
     e = poison(jnp.where(e > floor, e, jnp.where(jnp.isnan(e), e, 0.0)), definite)
     return Eigen(form.lift(U), e, floor, definite, jnp.min(e, initial=jnp.inf)[None] <= 0)
 
@@ -300,8 +310,11 @@ class Tridiagonal(Factor):
     singular: Bool[Array, " c"]
 
     def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        z = _rotate_back(self.packed, self.taus, form.lower(b))
-        upper = jnp.roll(self.off, -1)
+        return form.lift(self.within(mu, form.lower(b)))
+
+    def within(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
+        """Gb on the complement of u."""
+        z, upper = _rotate_back(self.packed, self.taus, b), jnp.roll(self.off, -1)
 
         def one(mu: Array, z: Array) -> Array:
             return jax.lax.linalg.tridiagonal_solve(self.off, self.d + mu, upper, z)
@@ -309,7 +322,7 @@ class Tridiagonal(Factor):
         mu = self.held(mu)
         shared = mu.shape[0] == 1
         x = one(mu[0], z) if shared else jax.vmap(lambda mu, z: one(mu, z[:, None])[:, 0], (0, 1), 1)(mu, z)
-        return form.lift(_rotate(self.packed, self.taus, x))
+        return _rotate(self.packed, self.taus, x)
 
     def kept_sum(self, form: KernelForm, mu: Array) -> Array:
         """By the pivots from above and from below: (T + μ)⁻¹ has the diagonal 1/(δᵢ + ρᵢ − dᵢ − μ)."""
@@ -336,47 +349,95 @@ def _pivots(d: Float[Array, " p"], off: Float[Array, " p"], mu: Float[Array, " c
     return jax.lax.scan(step, jnp.ones_like(mu), (d, off))[1]
 
 
-def tridiagonal(form: KernelForm) -> Tridiagonal:
+def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:
     """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory. Not on TPU, where XLA has none."""
-    packed, d, off, taus = jax.lax.linalg.tridiagonal(form.K, lower=True)
+    packed, d, off, taus = jax.lax.linalg.tridiagonal(K, lower=True)
     off = jnp.concatenate([jnp.zeros(1, d.dtype), off])
     largest = jnp.max(jnp.abs(d) + jnp.abs(off) + jnp.abs(jnp.roll(off, -1)), initial=0.0)
-    floor = _rounding(form.K, largest)
+    floor = _rounding(K, largest)
     # The signs of the pivots count the eigenvalues below a shift (Sylvester's law of inertia).
-    far = -_tolerance(form.K) * jnp.maximum(largest, 1.0)
+    far = -_tolerance(K) * jnp.maximum(largest, 1.0)
     below = jnp.sum(_pivots(d, off, -jnp.stack([far, floor])) < 0, axis=0)
     definite = below[0] == 0
     return Tridiagonal(packed, taus, poison(d, definite), off, floor, definite, below[1:] > 0)
 
 
-class Cholesky(Factor):
-    """K̃ + μ factored anew at each μ: a tenth of an eigendecomposition."""
+class Mixed(Factor):
+    """A tridiagonal form in float32, which preconditions conjugate gradients on K̃ in float64.
 
+    Coefficients and residuals are those of float64; degrees of freedom and determinants those of float32.
+    """
+
+    K: Float[Array, "p p"]
+    coarse: Tridiagonal
     floor: Scalar
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
-    def lower(self, form: KernelForm, mu: Float[Array, ""]) -> Float[Array, "p p"]:
-        """L with LLᵀ = K̃ + μ."""
-        p = form.K.shape[0]
-        return jnp.linalg.cholesky(form.K + mu * jnp.eye(p, dtype=mu.dtype), symmetrize_input=False)
-
     def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        b, mu = form.lower(b), self.held(mu)
-        if mu.shape[0] == 1:
-            return form.lift(cho_solve((self.lower(form, mu[0]), True), b))
-        one = lambda pair: cho_solve((self.lower(form, pair[0]), True), pair[1])  # noqa: E731
-        return form.lift(jax.lax.map(one, (mu, b.T)).T)
+        g, mu = form.lower(b), self.held(mu)
+        lams = jnp.broadcast_to(mu, g.shape[1:])
 
-    def over(self, form: KernelForm, mu: Array, of: Any) -> Array:
-        """``of(L, μ)`` for each μ, one after another: K̃ is large."""
-        return jax.lax.map(lambda mu: of(self.lower(form, mu), mu), self.held(mu))
+        def precondition(R: Array) -> Array:
+            # In units of its own, since float32 cannot hold every float64.
+            unit = power_of_two(exponent(jnp.max(jnp.abs(R), axis=0, initial=0.0)), R.dtype)[None, :]
+            return unit * self.coarse.within(mu.astype(jnp.float32), (R / unit).astype(jnp.float32)).astype(R.dtype)
+
+        tol = jnp.asarray(8.0 * math.sqrt(g.shape[0]) * float(jnp.finfo(g.dtype).eps), g.dtype)
+        x, _ = krylov.run(g, lambda V: matmul(self.K, V) + lams[None, :] * V, precondition, tol, _REFINEMENTS)
+        return form.lift(x)
+
+    def kept_sum(self, form: KernelForm, mu: Array) -> Array:
+        return self.coarse.kept_sum(form, mu.astype(jnp.float32)).astype(mu.dtype)
+
+    def logdet(self, form: KernelForm, mu: Array) -> Array:
+        return self.coarse.logdet(form, mu.astype(jnp.float32)).astype(mu.dtype)
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        eye = jnp.eye(form.K.shape[0], dtype=mu.dtype)
+        return self.coarse.diagonal(form, mu)
 
-        def one(L: Array, mu: Array) -> Array:
-            half = jax.scipy.linalg.solve_triangular(L, eye, lower=True)
+
+# Above the floor of float32 the coarse factor leaves a condition number of a few: about ten steps, twice that at most.
+_REFINEMENTS = 40
+
+
+def mixed(form: KernelForm, K: Float[Array, "p p"]) -> Mixed:
+    """One tridiagonalisation in float32."""
+    if K.dtype != jnp.float64:
+        raise ValueError(f"from_kernel_mixed got {K.dtype}; it refines to float64, so pass that, with x64 on.")
+    coarse = tridiagonal(form, K.astype(jnp.float32))
+    floor = coarse.floor.astype(K.dtype)
+    return Mixed(K=K, coarse=coarse, floor=floor, definite=coarse.definite, singular=coarse.singular)
+
+
+class Cholesky(Factor):
+    """K̃ + μ factored anew at each μ, one after another also under ``vmap``: a tenth of an eigendecomposition each."""
+
+    K: Float[Array, "p p"]
+    floor: Scalar
+    definite: Bool[Array, ""]
+    singular: Bool[Array, " c"]
+
+    def over(self, form: KernelForm, mu: Float[Array, " c"], of: Any, *with_each: Array) -> Array:
+        """``of(form, L, μ, ...)`` with LLᵀ = K̃ + μ for each μ."""
+
+        @jax.custom_batching.sequential_vmap
+        def one(K: Array, form: KernelForm, mu: Array, *args: Array) -> Array:
+            K = K + mu * jnp.eye(K.shape[0], dtype=mu.dtype)
+            return of(form, jnp.linalg.cholesky(K, symmetrize_input=False), mu, *args)
+
+        each = (self.held(mu), *with_each)
+        return jax.vmap(one, (None, None, *(0 for _ in each)))(self.K, form, *each)
+
+    def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
+        b = form.lower(b)
+        columns = b[None] if mu.shape[0] == 1 else b.T[:, :, None]
+        x = self.over(form, mu, lambda form, L, mu, b: cho_solve((L, True), b), columns)
+        return form.lift(x[0] if mu.shape[0] == 1 else x[:, :, 0].T)
+
+    def diagonal(self, form: KernelForm, mu: Array) -> Array:
+        def one(form: KernelForm, L: Array, mu: Array) -> Array:
+            half = jax.scipy.linalg.solve_triangular(L, jnp.eye(L.shape[0], dtype=mu.dtype), lower=True)
             return jnp.sum(jnp.square(form.lift(half.T)), axis=1)
 
         return self.over(form, mu, one).T
@@ -385,13 +446,13 @@ class Cholesky(Factor):
         return jnp.sum(self.damped_diagonal(form, self.held(mu)), axis=0)
 
     def logdet(self, form: KernelForm, mu: Array) -> Array:
-        return self.over(form, mu, lambda L, mu: jnp.sum(2.0 * jnp.log(jnp.diagonal(L)) - jnp.log(mu)))
+        return self.over(form, mu, lambda form, L, mu: jnp.sum(2.0 * jnp.log(jnp.diagonal(L)) - jnp.log(mu)))
 
 
-def cholesky(form: KernelForm) -> Cholesky:
+def cholesky(form: KernelForm, K: Float[Array, "p p"]) -> Cholesky:
     """Nothing yet: at each λ n³/3 flops, and n³ for leverages or degrees of freedom."""
-    size = jnp.max(jnp.sum(jnp.abs(form.K), axis=0), initial=0.0)
-    return Cholesky(_rounding(form.K, size), jnp.array(True), jnp.array([True]))
+    size = jnp.max(jnp.sum(jnp.abs(K), axis=0), initial=0.0)
+    return Cholesky(K, _rounding(K, size), jnp.array(True), jnp.array([True]))
 
 
 class KernelSpectrum(eqx.Module):
@@ -512,6 +573,16 @@ def from_kernel_cholesky(K: Any, y: Any, *, weights: Any = None, intercept: bool
     return _factored(cholesky, K, y, weights, intercept)
 
 
+def from_kernel_mixed(K: Any, y: Any, *, weights: Any = None, intercept: bool = False) -> KernelSpectrum:
+    """Factor a float64 kernel matrix in float32, and refine: coefficients as exact as those of float64.
+
+    Args as for `from_kernel_tridiagonal`, at half its price; needs x64 on. λ must be above what float32 resolves,
+    about (10 + √n)·1e-7 of the largest eigenvalue; below it there is a code. Degrees of freedom, GCV and evidence have
+    the precision of float32.
+    """
+    return _factored(mixed, K, y, weights, intercept)
+
+
 def _factored(factor: Any, K: Any, y: Any, weights: Any, intercept: bool) -> KernelSpectrum:
     if K.ndim != 2 or K.shape[0] != K.shape[1]:
         raise ValueError(f"K has shape {K.shape}; a kernel matrix is square, (n, n).")
@@ -520,8 +591,8 @@ def _factored(factor: Any, K: Any, y: Any, weights: Any, intercept: bool) -> Ker
     if weights is not None and weights.shape != K.shape[:1]:
         raise ValueError(f"weights has shape {weights.shape}; one weight for each point is needed: {K.shape[:1]}.")
     design = KernelDesign(K, y, weights, Terms(intercept, False, (), False))
-    form = _standard_form(design)
-    return KernelSpectrum(design, form, jax.lax.stop_gradient(factor(form)))
+    form, reduced = _standard_form(design)
+    return KernelSpectrum(design, form, jax.lax.stop_gradient(factor(form, reduced)))
 
 
 def _bordered(spectrum: KernelSpectrum, lam: Array, a: Array, s: Array) -> tuple[Array, Array]:
@@ -637,21 +708,23 @@ def _one_minus_hat_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
 
 
 def _dof_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    return (spectrum.factor.effective(form, form.mu(lam)) + int(spectrum.design.terms.intercept)).reshape(
-        jnp.shape(lam)
-    )
+    form, mu = spectrum.form, spectrum.form.mu(lam)
+    dof = spectrum.factor.effective(form, mu) - form.unused(1.0 / (1.0 + mu)) + spectrum.design.free
+    return dof.reshape(jnp.shape(lam))
 
 
 def _residual_dof_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    unused = jnp.sum(form.root == 0, dtype=form.root.dtype)
-    return (spectrum.factor.kept_sum(form, form.mu(lam)) - unused).reshape(jnp.shape(lam))
+    form, mu = spectrum.form, spectrum.form.mu(lam)
+    return (spectrum.factor.kept_sum(form, mu) - form.unused(1.0 / (1.0 + 1.0 / mu))).reshape(jnp.shape(lam))
 
 
 def _logdet_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    return spectrum.factor.logdet(form, form.mu(lam)).reshape(jnp.shape(lam))
+    """With weights of 0 their part taken off again: log(1 + 1/μ) each."""
+    form, mu = spectrum.form, spectrum.form.mu(lam)
+    value = spectrum.factor.logdet(form, mu)
+    if spectrum.design.weights is not None:
+        value -= form.unused(jnp.log1p(1.0 / mu))
+    return value.reshape(jnp.shape(lam))
 
 
 # The influence matrix A = √ωG√ω, the one thing that derivatives of diagonals and traces need, by its own rule
@@ -678,7 +751,7 @@ def _influence(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Flo
 
 @jax.custom_jvp
 def _influence_diagonal(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Float[Array, " n"]:
-    """Aᵢᵢ at one λ."""
+    """Aᵢᵢ at one λ, without weights."""
     form = frozen.form
     return jnp.square(form.root) * frozen.factor.diagonal(form, form.mu(lam))[:, 0] / form.scale
 
@@ -703,15 +776,13 @@ def _influence_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def _influence_diagonal_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    _, design, lam = primals
+    """The diagonal of the rule above without weights, at half its price: R = λA."""
     A = _influence(*primals)
-    dK, dweights, dlam = _moving(tangents)
-    tangent = jnp.zeros_like(lam) if dK is None else -jnp.sum(matmul(A, dK) * A, axis=1)
-    if dweights is not None or dlam is not None:
-        R = _residual_map(design, A)
-        change = jnp.zeros_like(A) if dweights is None else dweights[:, None] * R
-        tangent += jnp.sum(R * (change if dlam is None else change - dlam * A), axis=0) / lam
-    return _influence_diagonal(*primals), jnp.broadcast_to(tangent, A.shape[:1])
+    dK, _, dlam = _moving(tangents)
+    tangent = jnp.zeros_like(A[0]) if dK is None else -jnp.sum(matmul(A, dK) * A, axis=1)
+    if dlam is not None:
+        tangent -= dlam * jnp.sum(jnp.square(A), axis=1)
+    return _influence_diagonal(*primals), tangent
 
 
 _influence.defjvp(_influence_rule, symbolic_zeros=True)
@@ -725,41 +796,59 @@ def _for_each(fn: Any, spectrum: KernelSpectrum, lam: Lam) -> Array:
 
 
 def _one_minus_hat_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    """λAᵢᵢ/ωᵢ; a row of weight zero has no leverage."""
-    design = spectrum.design
-    diagonal = _for_each(_influence_diagonal, spectrum, lam).T
-    scaled = jnp.atleast_1d(lam)[None, :] * diagonal
-    if design.weights is None:
-        return scaled
-    unused = (design.weights == 0)[:, None]
-    weights = jnp.where(unused, 1.0, design.weights[:, None])
-    return jnp.where(unused, 1.0, scaled / weights)
+    """λAᵢᵢ, or with weights, which may be 0, the diagonal of the residual map."""
+    if spectrum.design.weights is None:
+        return jnp.atleast_1d(lam)[None, :] * _for_each(_influence_diagonal, spectrum, lam).T
+    return _for_each(lambda *args: jnp.diagonal(_residual_map(args[1], _influence(*args))), spectrum, lam).T
 
 
 def _dof_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
     """tr KA, and one for the intercept."""
     trace = _for_each(lambda *args: jnp.sum(args[1].K * _influence(*args)), spectrum, lam)
-    return (trace + int(spectrum.design.terms.intercept)).reshape(jnp.shape(lam))
+    return (trace + spectrum.design.free).reshape(jnp.shape(lam))
 
 
 def _residual_dof_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
     return spectrum.design.rows() - _dof_live(spectrum, lam)
 
 
+@jax.custom_jvp
+def _log_determinant(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Scalar:
+    """log det(I + K̃/λ) at one λ."""
+    return _logdet_value(frozen, lam)
+
+
+def _determinant(design: KernelDesign, lam: Scalar) -> Scalar:
+    """The same by the bordered matrix of the carrier, whose determinant is that of K̃ + λ times −Σω."""
+    n = design.K.shape[0]
+    weights = jnp.ones(n, lam.dtype) if design.weights is None else design.weights
+    M = jnp.eye(n, dtype=lam.dtype) + design.weigh(design.K) / lam
+    if not design.terms.intercept:
+        return jnp.linalg.slogdet(M)[1]
+    last = jnp.pad(jnp.ones((1, n), lam.dtype), ((0, 0), (0, 1)))
+    M = jnp.concatenate([jnp.concatenate([M, weights[:, None]], axis=1), last])
+    return jnp.linalg.slogdet(M)[1] - jnp.log(jnp.sum(weights))
+
+
+def _log_determinant_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """tr(A dK) − dλ tr(KA)/λ; in ω by the determinant itself."""
+    _, design, lam = primals
+    dK, dweights, dlam = _moving(tangents)
+    A = _influence(*primals)
+    tangent = jnp.zeros_like(lam) if dK is None else jnp.sum(A * dK)
+    if dlam is not None:
+        tangent -= dlam * jnp.sum(A * design.K) / lam
+    if dweights is not None:
+        of_weights = lambda weights: _determinant(KernelDesign(design.K, design.y, weights, design.terms), lam)  # noqa: E731
+        tangent += jax.jvp(of_weights, (design.weights,), (dweights,))[1]
+    return _log_determinant(*primals), tangent
+
+
+_log_determinant.defjvp(_log_determinant_rule, symbolic_zeros=True)
+
+
 def _logdet_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    """By the bordered matrix of the carrier, whose determinant is that of K̃ + λ times −Σω."""
-    design, n = spectrum.design, spectrum.design.K.shape[0]
-
-    def one(lam: Array) -> Array:
-        M = jnp.eye(n, dtype=lam.dtype) + design.weigh(design.K) / lam
-        if not design.terms.intercept:
-            return jnp.linalg.slogdet(M)[1]
-        weights = jnp.ones(n, lam.dtype) if design.weights is None else design.weights
-        ones = jnp.ones((1, n), lam.dtype)
-        M = jnp.concatenate([jnp.concatenate([M, weights[:, None]], 1), jnp.pad(ones, ((0, 0), (0, 1)))])
-        return jnp.linalg.slogdet(M)[1] - jnp.log(jnp.sum(weights))
-
-    return jax.lax.map(one, jnp.atleast_1d(lam)).reshape(jnp.shape(lam))
+    return _for_each(_log_determinant, spectrum, lam).reshape(jnp.shape(lam))
 
 
 _dual = attach(_dual_value, lambda spectrum, lam: _live_solution(spectrum, lam)[0])

@@ -38,6 +38,22 @@ class LargePath(eqx.Module):
     residual_norm: Float[Array, "k t"] | None
 
 
+class LargeSolver(eqx.Module):
+    """Solves every λ of a grid without an n × n factor."""
+
+    def path(
+        self,
+        kernel: Any,
+        points: Any,
+        y: Float[Array, "n t"],
+        lams: Float[Array, "k *t"],
+        weights: Float[Array, " n"] | None = None,
+        intercept: bool = True,
+    ) -> LargePath:
+        """The models of the grid."""
+        raise NotImplementedError
+
+
 class _Measure(eqx.Module):
     """Weights and intercept: B = Ω − ωωᵀ/Σω with an intercept, Ω without, and its root R, B = RRᵀ.
 
@@ -86,7 +102,7 @@ class _Measure(eqx.Module):
         return self.project(v) if root is None else self.project(root * v)
 
 
-class Iterative(eqx.Module):
+class Iterative(LargeSolver):
     """Conjugate gradients on all λs and targets as one block, preconditioned by a randomly pivoted Cholesky factor.
 
     tol: a λ is solved when the residual of (RᵀKR + λ)γ = Rᵀy, α = Rγ, is below tol times its right-hand side.
@@ -220,7 +236,7 @@ def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: A
     return LowRank(measure.project(pivots.F))
 
 
-class Nystroem(eqx.Module):
+class Nystroem(LargeSolver):
     """The exact path of the model on the span of k(·, c) for few centres c, its rows streamed into a triangle.
 
     key: of the centres, drawn by randomly pivoted Cholesky. rank: centres, n at most. centres: given instead.

@@ -4,6 +4,7 @@ LevenbergMarquardt   controls the damping μ of the step by how well the model p
 TrustRegion          controls the radius Δ within which the model is trusted
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge import _steps
+from jaxridge._numerics import every, total
 from jaxridge._objective import Objective, Point, Rounding, Smooth, Stored, SumOfSquares, qr
 from jaxridge._types import Array, Bool, Float, Int, Scalar
 
@@ -53,7 +55,7 @@ class LevenbergMarquardt(eqx.Module):
     def propose(self, model: _steps.Model, d: Array, control: Control) -> tuple[_steps.Step, Bool[Array, ""]]:
         """The step, and whether the data, not the damping, made it."""
         step = model.damped(d, control[0])
-        return step, control[0] * jnp.sum(jnp.square(d * step.p)) <= model.curvature(step.p)
+        return step, control[0] * total(jnp.square(d * step.p)) <= model.curvature(step.p)
 
     def update(self, control: Control, ratio: Scalar, accepted: Array, length: Scalar) -> Control:
         mu, growth = control
@@ -148,13 +150,13 @@ class State(eqx.Module):
 
 
 def _complete(objective: Objective, state: State) -> _steps.Model:
-    if isinstance(state.model, _steps.Triangle | _steps.Dense):
+    if isinstance(state.model, _steps.Matrix):
         return state.model
     return _steps.Products(objective.product_at(state.x, state.point), state.model)
 
 
 def _gradient(stored: Stored) -> Array:
-    return stored.gradient if isinstance(stored, _steps.Triangle | _steps.Dense) else stored
+    return stored.gradient if isinstance(stored, _steps.Matrix) else stored
 
 
 def gradient(state: State) -> Array:
@@ -164,7 +166,7 @@ def gradient(state: State) -> Array:
 
 def _scale(stored: Stored, d: Array | None, relative: bool) -> Array:
     """D: the column norms of J, or a part of what they were; 1 for a column without any norm."""
-    if not relative or not isinstance(stored, _steps.Triangle | _steps.Dense):
+    if not relative or not isinstance(stored, _steps.Matrix):
         return jnp.ones_like(_gradient(stored))
     norms = jnp.sqrt(jnp.maximum(stored.diagonal(), 0.0))
     if d is None:
@@ -229,12 +231,12 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
         p, following = jnp.where(clipped, inside - x, p), inside
     there = objective.evaluate(following)
     # A stationary point, unless it is a saddle, from which only an exact step finds the way down.
-    resting = jnp.max(jnp.abs(g) / d, initial=0.0) <= tol.g * objective.slope_unit(state.point)
+    resting = every(jnp.abs(g) / d <= tol.g * objective.slope_unit(state.point))
     return Trial(
         x=following,
         point=there,
-        length=jnp.linalg.norm(d * p),
-        predicted=-jnp.sum(g * p) - 0.5 * model.curvature(p),
+        length=jnp.sqrt(total(jnp.square(d * p))),
+        predicted=-total(g * p) - 0.5 * model.curvature(p),
         gain=objective.gain(x, following - x, state.point, there),
         resting=resting & ~(isinstance(objective, Smooth) & (step.mu > 0)),
         unhindered=unhindered,
@@ -242,10 +244,20 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
     )
 
 
-def advance(
-    objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, relative: bool, state: State
-) -> State:
-    """One proposal, taken or not."""
+class Decision(NamedTuple):
+    """Where a proposal leads, before the model there is known."""
+
+    x: Array
+    point: Point
+    accepted: Bool[Array, ""]
+    control: Control
+    blocked: Bool[Array, ""]
+    shortest: Scalar
+    stop: Int[Array, ""]
+
+
+def decide(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Decision:
+    """One proposal, to be taken or not."""
     trial = propose(objective, solver, box, tol, state)
     sensible = jnp.isfinite(trial.point.cost) & jnp.isfinite(trial.length) & (trial.predicted > 0) & ~trial.bent
     ratio = jnp.where(sensible, trial.gain / jnp.where(sensible, trial.predicted, 1.0), -jnp.inf)
@@ -254,29 +266,43 @@ def advance(
     shorter = trial.length <= 0.9 * state.shortest  # heuristic: what only jitters is not shorter
     accepted = jnp.where(hidden, trial.unhindered & shorter, sensible & (ratio > _WORTHWHILE)) & ~trial.resting
     control = solver.update(state.control, jnp.where(hidden, 1.0, ratio), accepted, trial.length)
-
-    def move() -> tuple[Array, Point, Stored, Rounding, Array]:
-        stored, noise = objective.model(trial.x, trial.point)
-        return trial.x, trial.point, stored, noise, _scale(stored, state.d, relative)
-
-    def stay() -> tuple[Array, Point, Stored, Rounding, Array]:
-        return state.x, state.point, state.model, state.noise, state.d
-
-    x, point, stored, noise, d = jax.lax.cond(accepted, move, stay)
-    lost = accepted & ~jnp.all(jnp.isfinite(_gradient(stored)))
-    return State(
-        x=x,
-        point=point,
-        model=stored,
-        noise=noise,
-        d=d,
+    return Decision(
+        x=trial.x,
+        point=trial.point,
+        accepted=accepted,
         control=control,
         blocked=~accepted & (state.blocked | ~jnp.isfinite(trial.point.cost)),
         shortest=jnp.where(hidden, trial.length, jnp.where(accepted, jnp.inf, state.shortest)),
+        stop=_verdict(tol, state, trial, control, accepted, hidden),
+    )
+
+
+def stay(state: State, decision: Decision) -> State:
+    """The state after a decision not to go anywhere."""
+    return dataclasses.replace(
+        state,
+        control=decision.control,
+        blocked=decision.blocked,
+        shortest=decision.shortest,
         steps=state.steps + 1,
         evaluations=state.evaluations + 1,
-        jacobians=state.jacobians + accepted.astype(jnp.int32),
-        stop=jnp.where(lost, NONFINITE, _verdict(tol, state, trial, control, accepted, hidden)).astype(jnp.int32),
+        stop=decision.stop,
+    )
+
+
+def move(objective: Objective, relative: bool, state: State, decision: Decision) -> State:
+    """The state after a decision to go: with the model where it leads."""
+    stored, noise = objective.model(decision.x, decision.point)
+    lost = ~every(jnp.isfinite(_gradient(stored)))
+    return dataclasses.replace(
+        stay(state, decision),
+        x=decision.x,
+        point=decision.point,
+        model=stored,
+        noise=noise,
+        d=_scale(stored, state.d, relative),
+        jacobians=state.jacobians + 1,
+        stop=jnp.where(lost, NONFINITE, decision.stop),
     )
 
 
@@ -284,20 +310,20 @@ def _verdict(
     tol: Tolerances, state: State, trial: Trial, control: Control, accepted: Array, hidden: Array
 ) -> Int[Array, ""]:
     """Why the loop should end here, if it should."""
-    size, cost, taken = jnp.linalg.norm(state.d * state.x), state.point.cost, accepted & trial.unhindered
+    size, cost, taken = jnp.sqrt(total(jnp.square(state.d * state.x))), state.point.cost, accepted & trial.unhindered
     enough = tol.f * trial.point.cost
     cost_small = taken & ~hidden & (trial.predicted <= enough) & (trial.gain <= enough)
     step_small = taken & (trial.length <= tol.x * size)
     exhausted = hidden & ~accepted & trial.unhindered
     vague = (state.noise.gain > _HIDDEN * jnp.abs(cost)) & (cost > 4.0 * state.noise.floor)
-    unmoved = (trial.length <= jnp.finfo(size.dtype).eps * size) | jnp.all(trial.x == state.x)
+    unmoved = (trial.length <= jnp.finfo(size.dtype).eps * size) | every(trial.x == state.x)
     stuck = (~accepted & unmoved) | ~jnp.isfinite(control[0]) | (control[0] == 0)
     blocked = state.blocked | ~jnp.isfinite(trial.point.cost)
     return jnp.select(
         [trial.resting, cost_small, step_small | exhausted, stuck],
         [GRADIENT, COST, jnp.where(exhausted & vague, ROUNDING, STEP), jnp.where(blocked, NONFINITE, STALLED)],
         RUNNING,
-    )
+    ).astype(jnp.int32)
 
 
 def run(
@@ -312,7 +338,10 @@ def run(
     """Until something stops it, or for ``tol.steps`` proposals."""
 
     def step(state: State) -> State:
-        following = advance(objective, solver, box, tol, relative, state)
+        decision = decide(objective, solver, box, tol, state)
+        following = jax.lax.cond(
+            decision.accepted, lambda: move(objective, relative, state, decision), lambda: stay(state, decision)
+        )
         if callback is not None:
             jax.debug.callback(callback, following.steps, following.point.cost, following.x, ordered=True)
         return following

@@ -5,21 +5,20 @@ Smooth         F(x) = f(x)
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge._numerics import gram_of, matmul
-from jaxridge._steps import SMALL, Dense, Triangle
+from jaxridge._numerics import added, gram_of, matmul, total
+from jaxridge._steps import SMALL, Dense, Matrix, Small, Triangle
 from jaxridge._types import Array, Float, Scalar
 from jaxridge.losses import Loss, linear
 
 Flat = Callable[[Array], Array]
 # A model as a loop carries it: one that is made of products is its gradient alone.
-Stored = Triangle | Dense | Array
+Stored = Matrix | Array
 
 
 class Point(eqx.Module):
@@ -52,20 +51,26 @@ def qr(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Round
 def cholesky(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
     """The normal equations JᵀJ + λI: several times faster than `qr` for many residuals, the condition squared."""
     if objective.small(x):
-        *columns, r = objective.linearise_small(x, point)
-        n, sums = len(columns), gram_of([*columns, r])
-        # By Cauchy and Schwarz from the sums at hand.
-        size = sum((jnp.abs(x[j]) * jnp.sqrt(sums[j][j]) for j in range(n)), jnp.sqrt(sums[n][n]))
-        rounding = jnp.finfo(x.dtype).eps * size
-        noise = Rounding(rounding * (jnp.sqrt(sums[n][n]) + rounding), 0.5 * jnp.square(rounding))
-        H = jnp.stack([jnp.stack([sums[max(i, j)][min(i, j)] for j in range(n)]) for i in range(n)])
-        g = jnp.stack(sums[n][:n])
-    else:
-        J, r, noise = objective.linearise(x, point)
-        H, g = matmul(J.T, J), matmul(J.T, r)
+        return _small_cholesky(objective, x, point)
+    J, r, noise = objective.linearise(x, point)
+    H, g = matmul(J.T, J), matmul(J.T, r)
     if objective.lam is not None:
         H, g = H + objective.lam * jnp.eye(x.shape[0], dtype=x.dtype), g + objective.lam * (x - objective.x_ref)
     return Dense(H, g), noise
+
+
+def _small_cholesky(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
+    """The same, number by number."""
+    *H, g = gram_of(objective.linearise_small(x, point))
+    squared, diagonal = g.pop(), [row[-1] for row in H]
+    # By Cauchy and Schwarz from the sums at hand.
+    size = added([jnp.sqrt(squared), *(jnp.abs(x[j]) * jnp.sqrt(h) for j, h in enumerate(diagonal))])
+    rounding = jnp.finfo(x.dtype).eps * size
+    noise = Rounding(rounding * (jnp.sqrt(squared) + rounding), 0.5 * jnp.square(rounding))
+    if objective.lam is not None:
+        H = [[*row[:-1], row[-1] + objective.lam] for row in H]
+        g = [g[j] + objective.lam * (x[j] - objective.x_ref[j]) for j in range(len(g))]
+    return Small(tuple(map(tuple, H)), tuple(g)), noise
 
 
 def products(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
@@ -93,19 +98,19 @@ class SumOfSquares(eqx.Module):
         return Point(r, self._cost(r, x))
 
     def _cost(self, r: Array, x: Array) -> Scalar:
-        total = jnp.sum(self.loss(jnp.square(r)))
+        cost = total(self.loss(jnp.square(r)))
         if self.lam is not None:
-            total = total + self.lam * jnp.sum(jnp.square(x - self.x_ref))
-        return 0.5 * total
+            cost = cost + self.lam * total(jnp.square(x - self.x_ref))
+        return 0.5 * cost
 
     def gain(self, x: Array, p: Array, here: Point, there: Point) -> Scalar:
         """F(x) − F(x + p) from differences of residuals, not of their sums of squares."""
         if self.loss is linear:
-            gained = -jnp.sum((there.values - here.values) * (there.values + here.values))
+            gained = -total((there.values - here.values) * (there.values + here.values))
         else:
-            gained = jnp.sum(self.loss(jnp.square(here.values)) - self.loss(jnp.square(there.values)))
+            gained = total(self.loss(jnp.square(here.values)) - self.loss(jnp.square(there.values)))
         if self.lam is not None:
-            gained = gained - self.lam * jnp.sum(p * (2.0 * (x - self.x_ref) + p))
+            gained = gained - self.lam * total(p * (2.0 * (x - self.x_ref) + p))
         return 0.5 * gained
 
     def weights(self, r: Array) -> tuple[Array, Array]:
@@ -129,13 +134,13 @@ class SumOfSquares(eqx.Module):
             return J, r, noise
         return root[:, None] * J, r * outer / root, noise
 
-    def linearise_small(self, x: Array, point: Point) -> tuple[Any, ...]:
+    def linearise_small(self, x: Array, point: Point) -> list[Array]:
         """The same column by column: what one parameter does not touch stays zero and falls away."""
         columns = [jax.jvp(self.residual, (x,), (e,))[1] for e in np.eye(x.shape[0], dtype=x.dtype)]
         if self.loss is linear:
-            return *columns, point.values
+            return [*columns, point.values]
         root, outer = self.weights(point.values)
-        return *(root * column for column in columns), point.values * outer / root
+        return [*(root * column for column in columns), point.values * outer / root]
 
     def small(self, x: Array) -> bool:
         """Whether `linearise_small` is the better way."""
@@ -197,7 +202,7 @@ class Smooth(eqx.Module):
         gradient = jax.grad(self.fn)
         noise = _of_cost(point)
         if self.dense:
-            return Dense(jax.jacfwd(gradient)(x), gradient(x)), noise
+            return Dense(jax.jacfwd(gradient)(x), gradient(x)).as_small(), noise
         return gradient(x), noise
 
     def product_at(self, x: Array, point: Point) -> Callable[[Array], Array]:

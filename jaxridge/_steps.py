@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from jaxridge import _secular
-from jaxridge._numerics import matmul, safe_divide, small_cholesky, small_cholesky_solve
+from jaxridge._numerics import added, matmul, safe_divide, small_cholesky, small_cholesky_solve
 from jaxridge._types import Array, Bool, Float, Scalar
 
 # Up to so many parameters linear algebra is written out, which a batch of problems runs side by side.
@@ -88,9 +88,14 @@ class Dense(eqx.Module):
     H: Float[Array, "n n"]
     gradient: Float[Array, " n"]
 
+    def as_small(self) -> "Dense | Small":
+        """As `Small`, if it is."""
+        n = len(self.gradient)
+        if n > SMALL:
+            return self
+        return Small(tuple(tuple(self.H[i, : i + 1]) for i in range(n)), tuple(self.gradient))
+
     def curvature(self, p: Float[Array, " n"]) -> Scalar:
-        if len(p) <= SMALL:
-            return jnp.sum(p[:, None] * p[None, :] * self.H)
         return jnp.sum(p * matmul(self.H, p))
 
     def diagonal(self) -> Float[Array, " n"]:
@@ -101,20 +106,51 @@ class Dense(eqx.Module):
 
     def damped(self, d: Float[Array, " n"], mu: Scalar) -> Step:
         """Cholesky; NaN where H + μD² is not positive definite."""
-        damped = self.H + jnp.diag(mu * d * d)
-        if len(d) <= SMALL:
-            L = small_cholesky(damped)
-            solve = lambda h: -small_cholesky_solve(L, h)  # noqa: E731
-        else:
-            factor = cho_factor(damped)
-            solve = lambda h: -cho_solve(factor, h)  # noqa: E731
-
+        factor = cho_factor(self.H + jnp.diag(mu * d * d))
+        solve = lambda h: -cho_solve(factor, h)  # noqa: E731
         return Step(solve(self.gradient), mu, solve)
 
     def within(self, d: Float[Array, " n"], radius: Scalar) -> Step:
         """The exact step by the eigendecomposition of D⁻¹HD⁻¹."""
         p, mu, _ = exact_step(self.H / (d[:, None] * d[None, :]), self.gradient / d, radius)
         return Step(p / d, mu)
+
+
+class Small(eqx.Module):
+    """`Dense` with each number on its own, so that a batch of problems computes with whole vectors of them."""
+
+    H: tuple[tuple[Scalar, ...], ...]  # the lower triangle
+    g: tuple[Scalar, ...]
+
+    @property
+    def gradient(self) -> Float[Array, " n"]:
+        return jnp.stack(self.g)
+
+    def dense(self) -> Dense:
+        n = len(self.g)
+        H = jnp.stack([jnp.stack([self.H[max(i, j)][min(i, j)] for j in range(n)]) for i in range(n)])
+        return Dense(H, self.gradient)
+
+    def curvature(self, p: Float[Array, " n"]) -> Scalar:
+        both = [(1.0 if i == j else 2.0) * p[i] * p[j] * h for i, row in enumerate(self.H) for j, h in enumerate(row)]
+        return added(both)
+
+    def diagonal(self) -> Float[Array, " n"]:
+        return jnp.stack([row[-1] for row in self.H])
+
+    def restricted(self, free: Bool[Array, " n"]) -> "Small":
+        H = [[jnp.where(free[i] & free[j], h, 0.0) for j, h in enumerate(row)] for i, row in enumerate(self.H)]
+        g = [jnp.where(free[i], g, 0.0) for i, g in enumerate(self.g)]
+        return Small(tuple(map(tuple, H)), tuple(g))
+
+    def damped(self, d: Float[Array, " n"], mu: Scalar) -> Step:
+        """Cholesky, written out; NaN where H + μD² is not positive definite."""
+        L = small_cholesky([[*row[:-1], row[-1] + mu * d[i] * d[i]] for i, row in enumerate(self.H)])
+        solve = lambda h: -jnp.stack(small_cholesky_solve(L, list(h)))  # noqa: E731
+        return Step(-jnp.stack(small_cholesky_solve(L, self.g)), mu, solve)
+
+    def within(self, d: Float[Array, " n"], radius: Scalar) -> Step:
+        return self.dense().within(d, radius)
 
 
 class Products(eqx.Module):
@@ -144,7 +180,8 @@ class Products(eqx.Module):
         return Step(q / d, mu)
 
 
-Model = Triangle | Dense | Products
+Matrix = Triangle | Dense | Small
+Model = Matrix | Products
 
 
 def _boundary(e: Float[Array, " n"], c: Float[Array, " n"], radius: Scalar) -> tuple[Scalar, Float[Array, " n"], Array]:
@@ -209,7 +246,7 @@ def exact_step(
     return matmul(V, q), mu, (jnp.min(e) < 0) & unseen & (others <= radius)
 
 
-def exact(model: Triangle | Dense, d: Float[Array, " n"], radius: Scalar) -> Step:
+def exact(model: Matrix, d: Float[Array, " n"], radius: Scalar) -> Step:
     """The minimiser of the model over ‖Dp‖ ≤ radius, from one decomposition."""
     return model.within(d, radius)
 
@@ -222,7 +259,7 @@ def _to_boundary(p: Array, step: Array, radius: Scalar) -> Scalar:
     return jnp.where(b > 0, safe_divide(-c, b + root), safe_divide(root - b, a))
 
 
-def dogleg(model: Triangle | Dense, d: Float[Array, " n"], radius: Scalar) -> Step:
+def dogleg(model: Matrix, d: Float[Array, " n"], radius: Scalar) -> Step:
     """Powell's path: along −g to its minimum, then towards −H⁻¹g, cut off at the radius. H must be definite.
 
     Powell (1970); Nocedal and Wright (2006), Numerical Optimization, section 4.1. Where H is not definite it is the
@@ -272,8 +309,9 @@ def steihaug(model: Model, d: Float[Array, " n"], radius: Scalar) -> Step:
     return Step(jax.lax.while_loop(unfinished, advance, state)[1] / d, jnp.zeros((), g.dtype))
 
 
-def _products_of(model: Triangle | Dense) -> Callable[[Array], Array]:
+def _products_of(model: Matrix) -> Callable[[Array], Array]:
     """p ↦ Hp of a model that has its matrix."""
+    model = model.dense() if isinstance(model, Small) else model
     if isinstance(model, Dense):
         return lambda p: matmul(model.H, p)
     return lambda p: matmul(model.R.T, matmul(model.R, p))

@@ -87,6 +87,11 @@ class Design(eqx.Module):
         return (coef[..., 0], intercept[..., 0]) if self.terms.single else (coef, intercept)
 
     @property
+    def free(self) -> int:
+        """q, the number of unpenalised columns."""
+        return self.Z.shape[1]
+
+    @property
     def wide(self) -> bool:
         """Whether X̂ has no more rows than columns, so that nothing lies outside its range."""
         return self.X.shape[0] - self.Z.shape[1] <= self.X.shape[1]
@@ -116,8 +121,10 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         wanted = " or ".join(f"{k}-D" for k in ndim)
         hint = f"; use {name}[:, None] for one feature" if name == "X" and array.ndim == 1 else ""
         raise ValueError(f"{name} must be {wanted}, got shape {array.shape}{hint}.")
-    floating = jnp.issubdtype(dtype, jnp.floating)
-    return jnp.asarray(array, dtype.newbyteorder("=") if floating else jnp.result_type(float))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return jnp.asarray(array, jnp.result_type(float))
+    # Without a dtype of its own: float64 from NumPy is float32 where x64 is off, and that needs no warning.
+    return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
 
 
 class Problem(TypedDict, total=False):

@@ -60,6 +60,11 @@ class Kernel(eqx.Module):
         """k(x, x) of every point."""
         return jax.vmap(lambda x: self(x, x))(X)
 
+    @property
+    def definite(self) -> bool:
+        """Whether matrices are positive semidefinite by construction."""
+        return all(part.definite for part in vars(self).values() if isinstance(part, Kernel))
+
     def on(self, map: Callable[[Any], Any]) -> "Kernel":
         """k(map(x), map(z)): on a part of the points, or on what a feature network makes of them.
 
@@ -164,6 +169,10 @@ class Pairwise(Kernel):
 
     function: Callable[[Any, Any], Scalar]
 
+    @property
+    def definite(self) -> bool:
+        return False
+
     def __call__(self, x: Any, z: Any) -> Scalar:
         return self.function(x, z)
 
@@ -173,6 +182,10 @@ class Precomputed(Kernel):
 
     A "point" is then a row of that matrix. Equals ``kernel="precomputed"`` of scikit-learn.
     """
+
+    @property
+    def definite(self) -> bool:
+        return False
 
     def __call__(self, x: Any, z: Any) -> Scalar:
         raise ValueError("Precomputed has no function of a pair of points; use kernels.Pairwise for one.")
@@ -399,7 +412,9 @@ class Laplace(_Kinked):
     """exp(−Σⱼ |xⱼ − zⱼ|/ℓⱼ): the ℓ1 kernel. Equals ``sklearn.metrics.pairwise.laplacian_kernel``, gamma = 1/ℓ."""
 
     def of_difference(self, difference: Array) -> Scalar:
-        return jnp.exp(-jnp.sum(jnp.abs(difference)))
+        # |x| has the derivative 1 at 0 for JAX.
+        size = jnp.where(difference == 0, 0.0, jnp.abs(jnp.where(difference == 0, 1.0, difference)))
+        return jnp.exp(-jnp.sum(size))
 
 
 class Periodic(_Scaled):

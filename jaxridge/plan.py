@@ -66,6 +66,62 @@ def gram(lams: int) -> GramRoute:
     return GramRoute(lams, "cholesky" if lams <= _FEW else "spectral")
 
 
+# Bytes that kernel verbs may use, for the matrix and its factors or for what stands in their place.
+KERNEL_MEMORY = 2**31
+# Copies of an n × n matrix alive at a time in the dense routes: the kernel, its factor, and LAPACK's workspace.
+_COPIES = 5
+# Above so many points products with all of the kernel take hours on a CPU, and the span of some centres stands for it.
+_POINTS = 200_000
+
+
+class KernelRoute(NamedTuple):
+    """How a kernel is solved: densely at each λ, for all by a tridiagonal form or eigenvectors, or without a matrix."""
+
+    points: int
+    lams: int
+    route: str
+
+    def __str__(self) -> str:
+        what = {
+            "cholesky": f"a Cholesky factorisation for each of {self.lams} lams",
+            "tridiagonal": f"one tridiagonalisation for {self.lams} lams",
+            "eigen": f"one eigendecomposition for {self.lams} lams",
+            "iterative": f"conjugate gradients on {self.lams} lams at once",
+            "nystroem": f"the span of some centres (Nyström) for {self.lams} lams: an approximation",
+        }
+        return f"{self.points} points: {what[self.route]}"
+
+
+def kernel(
+    points: int,
+    lams: int,
+    dtype: jnp.dtype,
+    *,
+    leverages: bool = False,
+    definite: bool = True,
+    backend: str = "cpu",
+    memory: int = KERNEL_MEMORY,
+) -> KernelRoute:
+    """The cheapest route through a kernel of that many points.
+
+    Dense as long as the matrix and its factors fit into ``memory``. At 3000 points a Cholesky factorisation takes a
+    twelfth of an eigendecomposition, and with all leverages a third; a tridiagonal form two fifths, and has no
+    leverages. A matrix that may have negative eigenvalues (``definite`` is False) is not given to Cholesky, which
+    would not see them; XLA has no tridiagonalisation for TPUs.
+
+    >>> import jax.numpy as jnp
+    >>> print(kernel(3000, 30, jnp.dtype("float64")))
+    3000 points: one tridiagonalisation for 30 lams
+    >>> print(kernel(50_000, 30, jnp.dtype("float32")))
+    50000 points: conjugate gradients on 30 lams at once
+    """
+    if _COPIES * points * points * dtype.itemsize > memory:
+        return KernelRoute(points, lams, "iterative" if points <= _POINTS else "nystroem")
+    if lams == 1 and definite:
+        return KernelRoute(points, lams, "cholesky")
+    return KernelRoute(points, lams, "eigen" if leverages or backend == "tpu" else "tridiagonal")
+
+
 # Rows of a block of the kernel matrix: beyond this a product gains nothing, measured on CPU at 2500 to 20 000 points.
 _ROWS = 512
 

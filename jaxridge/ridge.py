@@ -73,7 +73,7 @@ class Path(eqx.Module):
 
     def at(self, lam: Any) -> Fit:
         """The model at any λ, without another factorisation of X."""
-        return _fit_at(self.spectrum, _as_lam(lam, self.spectrum.design.y, self.spectrum.design.terms))
+        return _fit_at(self.spectrum, as_lam(lam, self.spectrum.design.y, self.spectrum.design.terms))
 
     def predict(self, X: Any) -> Float[Array, "k n *t"]:
         """Predictions at every λ: (k, n) or (k, n, t)."""
@@ -94,7 +94,7 @@ class Choice(eqx.Module):
     spread: Float[Array, "k *t"] | None
     index: Int[Array, "*t"]
     at_edge: Bool[Array, "*t"]
-    fit: Fit
+    fit: Any
 
     def message(self) -> str:
         """What a reader should know about this choice; empty if there is nothing to say."""
@@ -130,7 +130,7 @@ def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: 
     [1.] 1.0
     """
     data, terms = checked(X, y, **problem)
-    return _ridge(data, _as_lam(lam, data.y, terms), terms, solver)
+    return _ridge(data, as_lam(lam, data.y, terms), terms, solver)
 
 
 def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design, **problem: Unpack[Problem]) -> Path:
@@ -148,7 +148,7 @@ def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design
     [4. 2.] [0.25 0.25 0.25 0.25]
     """
     data, terms = checked(X, y, **problem)
-    return _ridge_path(data, _as_lams(lams, data.y), terms, solver)
+    return _ridge_path(data, as_lams(lams, data.y), terms, solver)
 
 
 def ridge_cv(
@@ -186,7 +186,7 @@ def ridge_cv(
     0.1 False
     """
     data, terms = checked(X, y, **problem)
-    lams = _as_lams(lams, data.y)
+    lams = as_lams(lams, data.y)
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     return _ridge_cv(data, lams, rule, terms, pick, per_target, refine, solver, memory)
@@ -208,7 +208,7 @@ def ridge_ball(X: Any, y: Any, radius: Any, **problem: Unpack[Problem]) -> Fit:
     [0.6 0.8] 4.0
     """
     data, terms = checked(X, y, **problem)
-    return _ridge_norm(data, _as_lam(radius, data.y, terms, "radius"), terms, False)
+    return _ridge_norm(data, as_lam(radius, data.y, terms, "radius"), terms, False)
 
 
 def ridge_fraction(X: Any, y: Any, fraction: Any, **problem: Unpack[Problem]) -> Fit:
@@ -223,10 +223,10 @@ def ridge_fraction(X: Any, y: Any, fraction: Any, **problem: Unpack[Problem]) ->
     [1.5 2. ] 1.0
     """
     data, terms = checked(X, y, **problem)
-    return _ridge_norm(data, _as_lam(fraction, data.y, terms, "fraction"), terms, True)
+    return _ridge_norm(data, as_lam(fraction, data.y, terms, "fraction"), terms, True)
 
 
-def _as_lam(lam: Any, y: Array, terms: Terms, name: str = "lam") -> Array:
+def as_lam(lam: Any, y: Array, terms: Terms, name: str = "lam") -> Array:
     """A scalar, or one number for each target, in the dtype of the data."""
     lam = as_floats(name, lam, (0, 1)).astype(y.dtype)
     if lam.ndim == 1 and (terms.single or lam.shape != y.shape[1:]):
@@ -235,7 +235,7 @@ def _as_lam(lam: Any, y: Array, terms: Terms, name: str = "lam") -> Array:
     return lam
 
 
-def _as_lams(lams: Any, y: Array) -> Array | None:
+def as_lams(lams: Any, y: Array) -> Array | None:
     """A grid (k,), or (k, t)."""
     if lams is None:
         return None
@@ -256,7 +256,7 @@ def _predict(X: Any, coef: Array, intercept: Array) -> Array:
     return product + jnp.broadcast_to(intercept.astype(dtype), product.shape)
 
 
-def _squeeze(terms: Terms, x: Any) -> Any:
+def squeeze(terms: Terms, x: Any) -> Any:
     """Drop the axis of targets where y had none."""
     return jax.tree.map(lambda leaf: leaf[..., 0], x) if terms.single else x
 
@@ -265,7 +265,7 @@ def _fit(spectrum: Any, lam: Array) -> Fit:
     """The model at one λ of a factored problem."""
     terms = spectrum.design.terms
     coef, intercept = spectrum.design.split(spectrum.coef(lam))
-    rss, result = _squeeze(terms, (spectrum.rss(lam), spectrum.result(lam)))
+    rss, result = squeeze(terms, (spectrum.rss(lam), spectrum.result(lam)))
     return Fit(coef, intercept, lam, spectrum.dof_or_nan(lam), rss, result)
 
 
@@ -301,17 +301,8 @@ def _ridge_cv(
 ) -> Choice:
     spectrum = solver(design_of(data, terms))
     lams = select.grid(spectrum) if lams is None else lams
-    bound = select.bind(rule, spectrum)
-    scores, spread = select.evaluate(bound, spectrum, lams, memory)
-    share = None if per_target else select.share_of(scores)
-    index, lam, at_edge = select.choose(pick, lams, scores, spread, share)
-    if refine:
-        lam = select.refine(bound, spectrum, lams, lam, share)
-    if terms.single:
-        scores, spread = scores[:, 0], None if spread is None else spread[:, 0]
-        if per_target:
-            index, lam, at_edge = index[0], lam[0], at_edge[0]
-    return Choice(lam, lams, scores, spread, index, at_edge, _fit(spectrum, lam))
+    found = select.search(rule, spectrum, lams, pick, per_target, refine, memory, terms.single)
+    return Choice(*found, _fit(spectrum, found.lam))
 
 
 @partial(jax.jit, static_argnames=("terms", "relative"))
@@ -323,5 +314,5 @@ def _ridge_norm(data: Data, size: Array, terms: Terms, relative: bool) -> Fit:
     lam = lam_of_norm(spectrum, size * spectrum.norm(jnp.zeros_like(size)) if relative else size)
     fit = _fit(spectrum, lam)
     result = override(RESULTS.invalid_radius, ~jnp.broadcast_to(valid, size.shape), spectrum.result(lam))
-    lam, dof, result = _squeeze(terms, (lam, fit.dof, result))
+    lam, dof, result = squeeze(terms, (lam, fit.dof, result))
     return eqx.tree_at(lambda f: (f.lam, f.dof, f.result), fit, (lam, dof, result))

@@ -6,7 +6,7 @@ Rules that average over rows or folds are small records that also give the stand
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,11 +16,12 @@ import numpy as np
 from jaxridge import _secular
 from jaxridge._folds import Folds, fold_factors, held_out, partition
 from jaxridge._implicit import implicit_root, one_by_one
+from jaxridge._kernel_folds import KernelFolds, kernel_fold_factors, kernel_held_out
 from jaxridge._numerics import matmul
 from jaxridge._types import Array, Bool, Float, Int, Lam
 from jaxridge.design import Design, as_floats
 from jaxridge.plan import chunks
-from jaxridge.spectrum import Spectrum
+from jaxridge.spectrum import KernelSpectrum, Spectrum
 
 Loss = Callable[[Array], Array]
 
@@ -86,6 +87,61 @@ def gcv(design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
     return design.rows() * spectrum.rss(lam) / jnp.square(jnp.atleast_1d(spectrum.residual_dof(lam)))
 
 
+class MarginalLikelihood(eqx.Module):
+    """Minus the log evidence of λ; see `marginal_likelihood`."""
+
+    noise: Array | None
+
+    def __call__(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+        m, norm = design.rows() - design.free, spectrum.squared_norm(lam)
+        # λ‖w‖² vanishes as λ grows without bound.
+        misfit = spectrum.rss(lam) + jnp.where(norm == 0, 0.0, jnp.atleast_1d(lam) * jnp.where(norm == 0, 0.0, norm))
+        noise = misfit / m if self.noise is None else jnp.broadcast_to(self.noise.astype(misfit.dtype), misfit.shape)
+        return 0.5 * (m * jnp.log(2.0 * jnp.pi * noise) + misfit / noise + jnp.atleast_1d(spectrum.logdet(lam)))
+
+
+def marginal_likelihood(noise: Any = None) -> MarginalLikelihood:
+    """Minus the log marginal likelihood, −log p(y | λ): the evidence, smaller is more probable.
+
+    ½(m log 2πσ² + (rss + λ‖w‖²)/σ² + log det(I + K/λ)),  with m = n − q observations beyond the unpenalised columns
+    (restricted likelihood), K = XXᵀ or the kernel matrix, and coefficients of prior precision λ/σ². ``noise`` is the
+    variance σ², for all targets or one each (t,); None takes the most probable one, (rss + λ‖w‖²)/m. Constants of
+    weights and of unpenalised columns other than the intercept are left out. `evidence` is ``marginal_likelihood()``.
+
+    Equals minus ``log_marginal_likelihood`` of ``sklearn.gaussian_process`` with the kernel σ²/λ · k + white noise σ²
+    if there is no intercept. MacKay (1992), Neural Computation 4, 415; Harville (1974), Biometrika 61, 383.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> rule = jxr.select.marginal_likelihood(noise=1.0)
+    >>> choice = jxr.ridge_cv(jnp.eye(2), jnp.array([3.0, 4.0]), [1.0], rule=rule, intercept=False)
+    >>> print(choice.scores.round(4))
+    [8.781]
+    """
+    return MarginalLikelihood(None if noise is None else as_floats("noise", noise, (0, 1)))
+
+
+evidence = marginal_likelihood()
+
+
+def misclassification(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+    """Share of rows that the fit without them puts into a wrong class; one number for all targets.
+
+    For targets of ±1 the sign decides, for one-hot targets (n, t) the largest. No refitting: the predictions are
+    y minus the leave-one-out residuals. Its derivative is 0 where there is one.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x, y = jnp.array([-3.0, -2.0, -1.0, 0.5, 2.0, 3.0])[:, None], jnp.array([-1.0, -1.0, 1.0, -1.0, 1.0, 1.0])
+    >>> print(jxr.ridge_cv(x, y, [1.0], rule=jxr.select.misclassification).scores.round(3))
+    [0.333]
+    """
+    predicted = design.y - spectrum.loo_residual(lam)
+    if design.y.shape[1] == 1:
+        wrong = (predicted * design.y <= 0)[:, 0]
+    else:
+        wrong = jnp.argmax(predicted, axis=1) != jnp.argmax(design.y, axis=1)
+    return jnp.broadcast_to(_mean(wrong.astype(predicted.dtype)[:, None], design.weights), design.y.shape[1:])
+
+
 class KFold(eqx.Module):
     """Mean held-out loss over folds; see `kfold`."""
 
@@ -95,9 +151,11 @@ class KFold(eqx.Module):
     splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None = eqx.field(static=True)
     loss: Loss = eqx.field(static=True)
 
-    def prepare(self, design: Design, spectrum: Spectrum) -> "PreparedKFold":
+    def prepare(self, design: Any, spectrum: Any) -> "PreparedKFold":
         """Factor every fold's complement once, for all λ."""
-        folds = partition(design.X.shape[0], self.folds, self.key, self.labels, self.splits)
+        folds = partition(design.y.shape[0], self.folds, self.key, self.labels, self.splits)
+        if isinstance(spectrum, KernelSpectrum):
+            return PreparedKFold(kernel_fold_factors(spectrum, folds), self.loss)
         return PreparedKFold(fold_factors(spectrum, folds), self.loss)
 
     def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
@@ -107,7 +165,7 @@ class KFold(eqx.Module):
 class PreparedKFold(eqx.Module):
     """A k-fold rule with its folds factored."""
 
-    folds: Folds
+    folds: Folds | KernelFolds
     loss: Loss = eqx.field(static=True)
     frozen: bool = eqx.field(static=True, default=False)
 
@@ -115,8 +173,11 @@ class PreparedKFold(eqx.Module):
         """The same numbers without derivatives in the data, for a search over λ."""
         return PreparedKFold(self.folds, self.loss, frozen=True)
 
-    def losses(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, "f t"]:
+    def losses(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, "f t"]:
         """The mean loss of each fold."""
+        if isinstance(self.folds, KernelFolds):
+            design = jax.lax.stop_gradient(design) if self.frozen else design
+            return kernel_held_out(self.folds, design, lam, self.loss)
         return held_out(self.folds, design, lam, self.loss, self.frozen)
 
     def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
@@ -178,7 +239,10 @@ class Holdout(eqx.Module):
     y: Float[Array, "v t"]
     loss: Loss = eqx.field(static=True)
 
-    def losses(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, "v t"]:
+    def losses(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, "v t"]:
+        if isinstance(spectrum, KernelSpectrum):
+            # X is then the kernel between these rows and those of the fit.
+            return self.loss(self.y - matmul(self.X, spectrum.dual_coef(lam)) - spectrum.intercept(lam)[None, :])
         coef, intercept = design.split(spectrum.coef(lam))
         coef = coef.reshape(coef.shape[0], -1)
         if self.X.shape[1] != coef.shape[0] or self.y.shape[1] != coef.shape[1]:
@@ -193,7 +257,10 @@ class Holdout(eqx.Module):
         return self.with_spread(design, spectrum, lam)[0]
 
     def with_spread(self, design: Design, spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
-        losses = self.losses(design, spectrum, lam)
+        return self.summary(self.losses(design, spectrum, lam))
+
+    def summary(self, losses: Float[Array, "v t"]) -> tuple[Array, Array]:
+        """Their mean and its standard error."""
         return jnp.mean(losses, axis=0), _standard_error(losses, None)
 
 
@@ -232,7 +299,12 @@ def exact(rule: Callable[..., Array]) -> Callable[..., Array]:
     return exactly
 
 
-def bind(rule: Callable[..., Array], spectrum: Spectrum) -> Any:
+def needs_leverages(rule: Any) -> bool:
+    """Whether a rule looks at leverages, as far as is known: functions of the user's own may."""
+    return not (rule is gcv or isinstance(rule, MarginalLikelihood | KFold | Holdout))
+
+
+def bind(rule: Callable[..., Array], spectrum: Any) -> Any:
     """The rule with its preparations for this problem made, if it has any."""
     return rule.prepare(spectrum.design, spectrum) if isinstance(rule, KFold) else rule
 
@@ -248,8 +320,24 @@ def grid(spectrum: Spectrum, count: int = 100) -> Float[Array, " k"]:
     largest = jnp.where(largest > 0, largest, 1.0)
     smallest = jnp.min(jnp.where(s > 0, s, largest), initial=jnp.inf)
     smallest = jnp.where(jnp.isfinite(smallest), smallest, largest)
-    low, high = 2 * jnp.log10(smallest) - 2, 2 * jnp.log10(largest) + 2
-    return 10.0 ** (low + (high - low) * jnp.linspace(0.0, 1.0, count, dtype=s.dtype))
+    return _between(2 * jnp.log10(smallest) - 2, 2 * jnp.log10(largest) + 2, count)
+
+
+def _between(low: Array, high: Array, count: int) -> Float[Array, " k"]:
+    """``count`` numbers from 10^low to 10^high."""
+    return 10.0 ** (low + (high - low) * jnp.linspace(0.0, 1.0, count, dtype=low.dtype))
+
+
+def kernel_grid(diagonal: Float[Array, " n"], count: int = 100) -> Float[Array, " k"]:
+    """Log-spaced λ for a kernel matrix with that diagonal: from what the dtype resolves to ten times its trace.
+
+    The trace bounds the largest eigenvalue from above; below (10 + √n)·eps of it all is rounding. Constant under
+    differentiation.
+    """
+    trace = jax.lax.stop_gradient(jnp.sum(diagonal))
+    trace = jnp.where(trace > 0, trace, 1.0)
+    eps = (10.0 + diagonal.shape[0] ** 0.5) * float(jnp.finfo(diagonal.dtype).eps)
+    return _between(jnp.log10(trace * eps), jnp.log10(trace) + 1, count)
 
 
 def evaluate(
@@ -363,3 +451,51 @@ def refine(
     root = _secular.find_root(slope_and_curvature, low, high)
     x = implicit_root(lambda x: jnp.where(found, slope(rule, spectrum, x), x), root)
     return jnp.where(found, jnp.exp(x), lam)
+
+
+class Found(NamedTuple):
+    """The λ that a rule takes, and what it was taken from."""
+
+    lam: Array
+    lams: Float[Array, "k *t"]
+    scores: Float[Array, "k *t"]
+    spread: Float[Array, "k *t"] | None
+    index: Int[Array, "*t"]
+    at_edge: Bool[Array, "*t"]
+
+
+def search(
+    rule: Any,
+    spectrum: Any,
+    lams: Float[Array, "k *t"],
+    pick: Callable[..., Array],
+    per_target: bool,
+    refine_it: bool,
+    memory: int,
+    single: bool,
+) -> Found:
+    """Evaluate a rule on a grid, pick a λ for all targets or one for each, and refine it if that is wanted."""
+    bound = bind(rule, spectrum)
+    scores, spread = evaluate(bound, spectrum, lams, memory)
+    better = (lambda lam, share: refine(bound, spectrum, lams, lam, share)) if refine_it else None
+    return settle(lams, scores, spread, pick, per_target, single, better)
+
+
+def settle(
+    lams: Float[Array, "k *t"],
+    scores: Float[Array, "k t"],
+    spread: Float[Array, "k t"] | None,
+    pick: Callable[..., Array],
+    per_target: bool,
+    single: bool,
+    better: Callable[..., Array] | None = None,
+) -> Found:
+    """What scores on a grid come to, after one more look by ``better(lam, share)`` if there is one."""
+    share = None if per_target else share_of(scores)
+    index, lam, at_edge = choose(pick, lams, scores, spread, share)
+    lam = lam if better is None else better(lam, share)
+    if single:
+        scores, spread = scores[:, 0], None if spread is None else spread[:, 0]
+        if per_target:
+            index, lam, at_edge = index[0], lam[0], at_edge[0]
+    return Found(lam, lams, scores, spread, index, at_edge)

@@ -24,7 +24,13 @@ from jaxridge import _factor, _live
 from jaxridge._cholesky import from_cholesky
 from jaxridge._factor import Factor
 from jaxridge._implicit import attach
-from jaxridge._kernel import KernelSpectrum, from_kernel, from_kernel_cholesky, from_kernel_tridiagonal
+from jaxridge._kernel import (
+    KernelSpectrum,
+    from_kernel,
+    from_kernel_cholesky,
+    from_kernel_mixed,
+    from_kernel_tridiagonal,
+)
 from jaxridge._numerics import exponent, log2, matmul, poison, power_of_two, safe_divide
 from jaxridge._result import RESULTS, first_failure
 from jaxridge._types import Array, Bool, Float, Lam
@@ -38,6 +44,7 @@ __all__ = [
     "from_gram",
     "from_kernel",
     "from_kernel_cholesky",
+    "from_kernel_mixed",
     "from_kernel_tridiagonal",
     "from_triangle",
 ]

@@ -1,0 +1,446 @@
+"""Kernel ridge against dense algebra on a zoo of point sets, against scikit-learn, and in its derivatives."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.gaussian_process.kernels as gp
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.kernel_ridge import KernelRidge
+
+import jaxridge as jxr
+from jaxridge import RESULTS, kernels, select
+from jaxridge.spectrum import from_kernel, from_kernel_cholesky, from_kernel_mixed, from_kernel_tridiagonal
+
+SOLVERS = {"eigen": from_kernel, "tridiagonal": from_kernel_tridiagonal, "cholesky": from_kernel_cholesky}
+LAMS = np.array([1e-5, 1e-2, 1.0, 1e2])
+N = 9
+
+
+def points():
+    """Generic points, repeated ones, near neighbours, all the same, far apart."""
+    rng = np.random.default_rng(5)
+    plain = rng.standard_normal((N, 2))
+    twins = plain.copy()
+    twins[4:8] = plain[:4]
+    near = plain.copy()
+    near[4:8] = plain[:4] + 1e-9
+    return {"plain": plain, "twins": twins, "near": near, "same": np.ones((N, 2)), "far": 1e3 * plain}
+
+
+POINTS = points()
+Y = np.random.default_rng(6).standard_normal((N, 2))
+WEIGHTS = {"none": None, "some": np.exp(Y[:, 0]), "zero": np.exp(Y[:, 0]) * (np.arange(N) != 2)}
+NEW = np.random.default_rng(7).standard_normal((3, 2))
+
+
+def bordered(K, lam, weights, intercept):
+    """The inverse of [[K + λ/ω, 1], [1ᵀ, 0]] over the rows of positive weight, in the place of all rows."""
+    (used,) = np.nonzero(weights > 0)
+    M = np.block(
+        [[K[np.ix_(used, used)] + np.diag(lam / weights[used]), np.ones((len(used), 1))], [np.ones(len(used)), 0]]
+    )
+    size = len(used) + intercept
+    inverse, where = np.zeros((len(K) + 1,) * 2), np.append(used, len(K))[:size]
+    inverse[np.ix_(where, where)] = np.linalg.inv(M[:size, :size])
+    return inverse
+
+
+def solve(K, y, lam, weights, intercept):
+    """α and b by one dense solve."""
+    solution = bordered(K, lam, weights, intercept) @ np.append(y, np.zeros((1, y.shape[1])), axis=0)
+    return solution[:-1], solution[-1]
+
+
+def brute(K, across, y, lam, weights, intercept):
+    """Everything by refitting and by explicit inverses; k(x, x) = 1 at new points."""
+    n, w = len(K), np.ones(len(K)) if weights is None else weights
+    used = w > 0
+    alpha, b = solve(K, y, lam, w, intercept)
+    residual = y - K @ alpha - b
+    inverse = bordered(K, lam, w, intercept)
+    hat = np.append(K, np.ones((n, 1)), axis=1) @ inverse[:, :n]
+    loo = residual.copy()
+    for i in np.flatnonzero(used):
+        a, c = solve(K, y, lam, w * (np.arange(n) != i), intercept)
+        loo[i] = y[i] - K[i] @ a - c
+    m, reduced = used.sum() - intercept, np.sqrt(w)[:, None] * K * np.sqrt(w)
+    if intercept:
+        basis = np.linalg.svd(np.sqrt(w)[:, None] @ np.sqrt(w)[None])[0][:, 1:]
+        reduced = basis.T @ reduced @ basis
+    logdet = np.linalg.slogdet(np.eye(len(reduced)) + reduced / lam)[1]
+    rss, dof = np.sum(w[:, None] * residual**2, axis=0), np.trace(hat)
+    sigma2 = (rss + lam * np.sum(alpha * (K @ alpha), axis=0)) / m
+    new = np.append(across, np.full((len(across), 1), float(intercept)), axis=1)
+    return {
+        "predict": across @ alpha + b,
+        "intercept": b,
+        "rss": rss,
+        "dof": dof,
+        "loo": np.sum(w[:, None] * loo**2, axis=0) / w.sum(),
+        "gcv": used.sum() * rss / (used.sum() - dof) ** 2,
+        "evidence": 0.5 * (m * np.log(2 * np.pi * sigma2) + m + logdet),
+        "variance": (1 - np.sum(new @ inverse * new, axis=1))[:, None] * sigma2 / lam,
+    }
+
+
+@partial(jax.jit, static_argnames=("solver", "intercept"))
+def everything(X, y, lam, weights, new, *, solver, intercept):
+    """What `brute` computes, through the public verbs."""
+    problem = {"kernel": kernels.RBF(), "weights": weights, "intercept": intercept, "solver": SOLVERS[solver]}
+    path = jxr.kernel_ridge_path(X, y, lam[None], **problem)
+    rules = {"gcv": select.gcv, "evidence": select.evidence} | ({} if solver == "tridiagonal" else {"loo": select.loo})
+    scores = {name: jxr.kernel_ridge_score(X, y, lam, rule=rule, **problem) for name, rule in rules.items()}
+    posterior = jxr.kernel_posterior(X, y, lam, **problem)
+    more = {"predict": path.predict(new)[0], "intercept": path.intercept[0], "rss": path.rss[0], "dof": path.dof[0]}
+    return scores | more | {"variance": posterior.variance(new)}, path.result
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("weights", "intercept"), [("none", False), ("none", True), ("some", True), ("zero", True)])
+def test_against_refits(solver, weights, intercept):
+    """Predictions, dof, leave-one-out by refitting, GCV, evidence and variances on every point set, at every λ."""
+    w = WEIGHTS[weights]
+    for name, X in POINTS.items():
+        if name == "same" and not intercept:
+            continue
+        K, across = gp.RBF()(X), gp.RBF()(NEW, X)
+        for lam in LAMS:
+            got, result = everything(X, Y, lam, w, NEW, solver=solver, intercept=intercept)
+            assert np.all(np.asarray(result == RESULTS.successful)), (name, lam)
+            want = brute(K, across, Y, lam, w, intercept)
+            # The condition number of K + λ, up to 1e6 here, times eps is 1e-10.
+            for key, value in got.items():
+                scale = np.max(np.abs(want[key])) + (1.0 if key in ("predict", "intercept") else 0.0)
+                if key in ("loo", "gcv") and name == "same":
+                    continue
+                error = np.max(np.abs(np.asarray(value) - want[key])) / scale
+                assert error <= 1e-9, (name, lam, key, error)
+
+
+def test_float32_factor_with_float64_coefficients():
+    """Coefficients of the mixed route equal those of the dense solve in float64, for λ above the float32 floor."""
+    X = np.random.default_rng(9).standard_normal((60, 2))
+    y, lams, w = np.sin(X), np.array([1e-3, 1e-1, 10.0]), np.exp(X[:, 1])
+    path = jxr.kernel_ridge_path(X, y, lams, kernel=kernels.RBF(), weights=w, solver=from_kernel_mixed)
+    assert codes(path.result) == {"successful"}
+    for lam, alpha in zip(lams, path.dual_coef, strict=True):
+        want, _ = solve(gp.RBF()(X), y, lam, w, True)
+        # The condition number of K + λ/ω is up to 1e6 here.
+        np.testing.assert_allclose(alpha, want, rtol=0, atol=1e-9 * np.max(np.abs(want)))
+    low = jxr.kernel_ridge(X, y, 1e-6, kernel=kernels.RBF(), solver=from_kernel_mixed)
+    assert codes(low.result) == {"unresolved"}
+    with pytest.raises(ValueError, match="it refines to float64"):
+        jxr.kernel_ridge(np.float32(X), np.float32(y), 1.0, kernel=kernels.RBF(), solver=from_kernel_mixed)
+
+
+def test_against_sklearn():
+    """KernelRidge, and a Gaussian process of signal variance σ²/λ with its evidence, at 1e-8."""
+    X, lam, noise = POINTS["twins"], 0.03, 0.2
+    problem = {"kernel": kernels.Matern52([0.5, 2.0]), "intercept": False}
+    fit = jxr.kernel_ridge(X, Y, lam, **problem)
+    kernel = gp.Matern([0.5, 2.0], nu=2.5)
+    sk = KernelRidge(alpha=lam, kernel=lambda a, b: kernel(a[None], b[None])[0, 0]).fit(X, Y)
+    np.testing.assert_allclose(fit.dual_coef, sk.dual_coef_, rtol=1e-8)
+    np.testing.assert_allclose(fit.predict(NEW), sk.predict(NEW), rtol=1e-8)
+    process = GaussianProcessRegressor(gp.ConstantKernel(noise / lam) * kernel, alpha=noise, optimizer=None).fit(
+        X, Y[:, 0]
+    )
+    mean, covariance = process.predict(NEW, return_cov=True)
+    posterior = jxr.kernel_posterior(X, Y[:, 0], lam, noise=noise, **problem)
+    np.testing.assert_allclose(posterior.mean(NEW), mean, rtol=1e-8)
+    np.testing.assert_allclose(posterior.covariance(NEW), covariance, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(posterior.variance(NEW), np.diagonal(covariance), rtol=1e-8)
+    rule = select.marginal_likelihood(noise)
+    score = jxr.kernel_ridge_score(X, Y[:, 0], lam, rule=rule, **problem)
+    np.testing.assert_allclose(score, -process.log_marginal_likelihood_value_, rtol=1e-10)
+
+
+def test_linear_kernel_is_ridge():
+    """Coefficients, leave-one-out, GCV, dof and evidence of the linear kernel are those of ridge."""
+    X, w = POINTS["plain"], WEIGHTS["some"]
+    kernel = jxr.kernel_ridge_path(X, Y, LAMS, kernel=kernels.Linear(), weights=w)
+    linear = jxr.ridge_path(X, Y, LAMS, weights=w)
+    np.testing.assert_allclose(kernel.predict(NEW), linear.predict(NEW), rtol=1e-8)
+    np.testing.assert_allclose(kernel.dof, linear.dof, rtol=1e-8)
+    for rule in (select.loo, select.gcv, select.evidence, select.kfold(4)):
+        ours = jxr.kernel_ridge_cv(X, Y, LAMS, kernel=kernels.Linear(), weights=w, rule=rule).scores
+        np.testing.assert_allclose(ours, jxr.ridge_cv(X, Y, LAMS, weights=w, rule=rule).scores, rtol=1e-7)
+
+
+def test_folds_and_holdout_by_refitting():
+    """Held-out losses for folds of unequal length and for rows kept apart, and the λ that each takes."""
+    X, kernel = POINTS["plain"], kernels.RBF()
+    K = np.asarray(kernel.matrix(X))
+    for labels in ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0, 0, 1, 1, 1, 2, 2]):
+        choice = jxr.kernel_ridge_cv(X, Y, LAMS, kernel=kernel, rule=select.kfold(labels=labels))
+        for lam, score in zip(LAMS, choice.scores, strict=True):
+            losses = []
+            for fold in range(3):
+                out = np.array(labels) == fold
+                a, b = solve(K, Y, lam, (~out).astype(float), True)
+                losses.append(np.mean((Y[out] - K[out] @ a - b) ** 2, axis=0))
+            np.testing.assert_allclose(score, np.mean(losses, axis=0), rtol=1e-9)
+    target = np.sin(NEW)
+    choice = jxr.kernel_ridge_cv(X, Y, LAMS, kernel=kernel, rule=select.holdout(NEW, target), refine=True)
+    expected = [
+        np.mean((target - np.asarray(jxr.kernel_ridge(X, Y, lam, kernel=kernel).predict(NEW))) ** 2, 0) for lam in LAMS
+    ]
+    np.testing.assert_allclose(choice.scores, expected, rtol=1e-10)
+
+
+def test_lam_per_target_paths_and_blocks():
+    """A λ for each target, a path at another λ, predictions in blocks: all the same numbers."""
+    X, kernel = POINTS["plain"], kernels.RBF()
+    choice = jxr.kernel_ridge_cv(X, Y, LAMS, kernel=kernel, per_target=True)
+    assert choice.lam.shape == (2,)
+    for j in range(2):
+        alone = jxr.kernel_ridge_cv(X, Y[:, j], LAMS, kernel=kernel)
+        assert float(alone.lam) == float(choice.lam[j])
+        np.testing.assert_allclose(alone.fit.predict(NEW), choice.fit.predict(NEW)[:, j], rtol=1e-10)
+    path = jxr.kernel_ridge_path(X, Y, LAMS, kernel=kernel)
+    np.testing.assert_allclose(path.at(LAMS[1]).predict(NEW), path[1].predict(NEW), rtol=1e-12)
+    np.testing.assert_allclose(path[1].predict(NEW, memory=2 * 8 * N), path.predict(NEW)[1], rtol=1e-12)
+    two = jxr.kernel_ridge(X, Y, jnp.asarray(LAMS[:2]), kernel=kernel)
+    np.testing.assert_allclose(two.dual_coef[:, 1], path.dual_coef[1, :, 1], rtol=1e-9)
+    many = jax.vmap(lambda lam: jxr.kernel_ridge(X, Y, lam, kernel=kernel).dual_coef)(jnp.asarray(LAMS))
+    np.testing.assert_allclose(many, path.dual_coef, rtol=1e-9, atol=1e-9)
+
+
+def test_large_solvers_behind_the_same_verbs():
+    """Conjugate gradients give the dense path; Nyström at full rank too, with its leave-one-out; refusals by name."""
+    X, kernel, key = POINTS["plain"], kernels.RBF(), jax.random.key(1)
+    problem = {"kernel": kernel, "weights": WEIGHTS["some"]}
+    dense = jxr.kernel_ridge_path(X, Y, LAMS, **problem)
+    rule = select.holdout(NEW, np.sin(NEW))
+    best = jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, per_target=True, **problem)
+    for solver in (jxr.Iterative(key, tol=1e-12, rank=4), jxr.Nystroem(key, rank=N)):
+        path = jxr.kernel_ridge_path(X, Y, LAMS, solver=solver, **problem)
+        np.testing.assert_allclose(path.predict(NEW), dense.predict(NEW), rtol=1e-8)
+        assert codes(path.result) == {"successful"}
+        choice = jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, per_target=True, solver=solver, **problem)
+        np.testing.assert_allclose(choice.scores, best.scores, rtol=1e-8)
+        np.testing.assert_allclose(choice.lam, best.lam)
+        np.testing.assert_allclose(choice.fit.predict(NEW), best.fit.predict(NEW), rtol=1e-8)
+        alone = jxr.kernel_ridge(X, Y[:, 0], LAMS[1], solver=solver, **problem)
+        np.testing.assert_allclose(alone.predict(NEW), dense.predict(NEW)[1, :, 0], rtol=1e-8)
+    assert path.iterations is None
+    for rule in (select.loo, select.gcv, select.evidence):
+        ours = jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, solver=jxr.Nystroem(key, rank=N), **problem).scores
+        np.testing.assert_allclose(ours, jxr.kernel_ridge_cv(X, Y, LAMS, rule=rule, **problem).scores, rtol=1e-7)
+    with pytest.raises(ValueError, match=r"which Iterative cannot give.*select\.holdout"):
+        jxr.kernel_ridge_cv(X, Y, LAMS, solver=jxr.Iterative(key), **problem)
+    with pytest.raises(ValueError, match="make lam a part of lams"):
+        path.at(1.0)
+    # Beyond its memory the same call is iterative, and says so.
+    X = np.random.default_rng(4).standard_normal((60, 2))
+    small = jxr.kernel_ridge_path(X, X[:, 0], LAMS, kernel=kernel, memory=130_000)
+    assert small.iterations is not None
+    dense = jxr.kernel_ridge_path(X, X[:, 0], LAMS, kernel=kernel)
+    np.testing.assert_allclose(small.predict(NEW), dense.predict(NEW), atol=1e-4)
+    with pytest.raises(ValueError, match="the smallest that works"):
+        jxr.kernel_ridge_path(X, X[:, 0], LAMS, kernel=kernel, memory=1000)
+
+
+def test_no_array_of_lams_by_points_by_points():
+    """The compiled path and the leave-one-out curve hold a few n × n arrays and nothing that grows with k n²."""
+    n, k = 64, 50
+    X, y = jnp.ones((n, 2)), jnp.ones((n, 1))
+    for verb in (jxr.kernel_ridge_path, jxr.kernel_ridge_cv):
+        full = jax.jit(lambda X, y, lams, verb=verb: jax.tree.leaves(verb(X, y, lams, kernel=kernels.RBF()))[0:8])
+        memory = full.lower(X, y, jnp.ones(k)).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 16 * n * n * 8 + 8 * k * n * 8, verb
+
+
+def test_classes_in_closed_form():
+    """One-hot classes and least-squares support vectors: error rates by leave-one-out equal those of refits."""
+    rng = np.random.default_rng(11)
+    labels = np.repeat(np.arange(3), 5)
+    X = rng.standard_normal((15, 2)) + 1.5 * np.array([[0, 0], [1, 0], [0, 1]])[labels]
+    hot, signs, kernel, lam = np.eye(3)[labels], np.where(labels == 0, 1.0, -1.0), kernels.RBF(), 0.3
+    K = np.asarray(kernel.matrix(X))
+    out = [solve(K, np.column_stack([hot, signs]), lam, 1.0 - np.eye(15)[i], True) for i in range(15)]
+    predicted = np.stack([K[i] @ a + b for i, (a, b) in enumerate(out)])
+    wrong = np.mean(np.argmax(predicted[:, :3], 1) != labels)
+    assert 0 < wrong < 1
+    rule = select.misclassification
+    np.testing.assert_allclose(jxr.kernel_ridge_score(X, hot, lam, kernel=kernel, rule=rule), np.full(3, wrong))
+    wrong = np.mean(predicted[:, 3] * signs < 0)
+    np.testing.assert_allclose(jxr.kernel_ridge_score(X, signs, lam, kernel=kernel, rule=rule), wrong)
+    # The linear system of Suykens and Vandewalle (1999), with γ = 1/λ.
+    system = np.block(
+        [[np.zeros((1, 1)), signs[None]], [signs[:, None], np.outer(signs, signs) * K + lam * np.eye(15)]]
+    )
+    b, *support = np.linalg.solve(system, np.append(0.0, np.ones(15)))
+    fit = jxr.kernel_ridge(X, signs, lam, kernel=kernel)
+    np.testing.assert_allclose(fit.dual_coef, support * signs, rtol=1e-9)
+    np.testing.assert_allclose(fit.intercept, b, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kernel", "solver"),
+    [
+        (select.loo, kernels.RBF, from_kernel),
+        (select.evidence, kernels.RBF, from_kernel_cholesky),
+        (select.gcv, kernels.Matern32, from_kernel_tridiagonal),
+        (select.kfold(3), kernels.RBF, from_kernel_tridiagonal),
+    ],
+)
+def test_derivatives_of_scores(rule, kernel, solver):
+    """Order two, forward and reverse, along a line through length scale, λ, weights, points and y at once.
+
+    With a repeated point where the kernel is smooth, and a weight of zero, which stays: such rows are not counted.
+    """
+    X = jnp.asarray(POINTS["plain"])[:6]
+    if kernel is kernels.RBF:
+        X = X.at[5].set(X[0])
+    weights = jnp.asarray(np.exp(Y[:6, 1]) * (np.arange(6) != 1))
+    at = (jnp.asarray(0.8), jnp.asarray(0.2), weights, X, jnp.asarray(Y[:6]))
+    rng = np.random.default_rng(8)
+    line = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)) * jnp.where(x == 0, 0.0, 0.3), at)
+
+    def along(h):
+        scale, lam, weights, X, y = jax.tree.map(lambda x, d: x + h * d, at, line)
+        options = {"kernel": kernel(scale), "rule": rule, "weights": weights, "solver": solver}
+        return jnp.sum(jxr.kernel_ridge_score(X, y, lam, **options))
+
+    def derivatives(h):
+        forward, reverse = jax.jacfwd(along), jax.grad(along)
+        return forward(h), reverse(h), jax.jacfwd(forward)(h), jax.jacfwd(reverse)(h)
+
+    step = 2e-3
+    f = np.array(jax.jit(jax.lax.map, static_argnums=0)(along, step * jnp.arange(-2.0, 3.0)))
+    slope = (f[0] - 8 * f[1] + 8 * f[3] - f[4]) / (12 * step)
+    curvature = (-f[0] + 16 * f[1] - 30 * f[2] + 16 * f[3] - f[4]) / (12 * step**2)
+    got = jax.jit(derivatives)(jnp.asarray(0.0))
+    # Differences of fourth order: h⁴ = 2e-11 times a fifth derivative, and rounding over h².
+    np.testing.assert_allclose(got, [slope, slope, curvature, curvature], rtol=1e-5)
+
+
+def test_derivative_at_a_weight_of_zero():
+    """What a first measurement at a point would change, against a one-sided difference."""
+    X, w = jnp.asarray(POINTS["plain"]), jnp.asarray(WEIGHTS["zero"])
+
+    def predicted(w):
+        spectrum = from_kernel(kernels.RBF().matrix(X), jnp.asarray(Y), weights=w, intercept=True)
+        return jnp.sum(spectrum.loo_residual(jnp.asarray(0.2)) ** 2)
+
+    step = jnp.zeros(N).at[2].set(1e-7)
+    difference = (predicted(w + step) - predicted(w)) / 1e-7
+    np.testing.assert_allclose(jax.grad(predicted)(w)[2], difference, rtol=1e-5)
+
+
+def test_repeated_eigenvalues():
+    """K = 2I: gradients of leave-one-out are finite and those of a dense inverse."""
+    y = jnp.asarray(Y)
+
+    def ours(K):
+        return jnp.sum(select.loo(spectrum_of(K).design, spectrum_of(K), jnp.asarray(0.5)))
+
+    def spectrum_of(K):
+        return from_kernel(0.5 * (K + K.T), y)
+
+    def dense(K):
+        G = jnp.linalg.inv(0.5 * (K + K.T) + 0.5 * jnp.eye(N))
+        return jnp.sum(jnp.mean(jnp.square(G @ y / jnp.diagonal(G)[:, None]), axis=0))
+
+    K = 2.0 * jnp.eye(N)
+    np.testing.assert_allclose(jax.jit(jax.grad(ours))(K), jax.jit(jax.grad(dense))(K), atol=1e-12)
+
+
+def test_training_a_kernel_by_optax_or_a_trust_region():
+    """Length scale, weights of a sum and λ by evidence: both optimisers reach a stationary point, and the same."""
+    rng = np.random.default_rng(12)
+    X = rng.uniform(-2, 2, (40, 1))
+    y = np.sin(3 * X[:, 0]) + 0.2 * rng.standard_normal(40)
+
+    def loss(p, _=None):
+        kernel = jnp.exp(p[0]) * kernels.RBF(jnp.exp(p[1])) + jnp.exp(p[2]) * kernels.Linear()
+        rule = select.marginal_likelihood(jnp.exp(p[3]))
+        return jxr.kernel_ridge_score(X, y, jnp.exp(p[3]), kernel=kernel, rule=rule)
+
+    found = jxr.minimize(loss, jnp.array([0.0, 0.0, -2.0, -2.0]), gtol=1e-6)
+    assert float(loss(found.value)) < float(loss(jnp.array([0.0, 0.0, -2.0, -2.0]))) - 1.0
+    np.testing.assert_allclose(jax.grad(loss)(found.value), np.zeros(4), atol=1e-3)
+    np.testing.assert_allclose(np.exp(found.value[3]), 0.04, rtol=1.0)
+
+
+def codes(result):
+    return {name for name in RESULTS._name_to_item if np.any(np.asarray(result == getattr(RESULTS, name)))}
+
+
+BAD_VALUES = {
+    "NaN in points": ({"points": POINTS["plain"] * np.nan}, "nonfinite_kernel"),
+    "NaN in y": ({"y": Y * np.nan}, "nonfinite_input"),
+    "a length scale that training made negative": ({"scale": -1.0}, "nonfinite_kernel"),
+    "a negative lam": ({"lam": -1.0}, "invalid_lam"),
+    "a negative weight": ({"weights": -np.ones(N)}, "invalid_weights"),
+    "an indefinite matrix": ({"K": np.diag([1.0, 1.0, -5.0])}, "indefinite_kernel"),
+    "a matrix that is not symmetric": ({"K": np.eye(3) + np.eye(3, k=1)}, "indefinite_kernel"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_bad_values_have_a_code(name):
+    """NaN with a code, under every factorisation that can see it; the other problems of a batch are not touched."""
+    change, code = BAD_VALUES[name]
+    lam, weights = change.get("lam", 1.0), change.get("weights")
+    X, y, kernel = change.get("points", POINTS["plain"]), change.get("y", Y), kernels.RBF()
+    if "K" in change:
+        X, y, kernel = change["K"], Y[:3], kernels.Precomputed()
+    if "scale" in change:
+        kernel = jax.tree.map(lambda x: x * change["scale"], kernel)
+    for solver in (None, from_kernel):
+        fit = jxr.kernel_ridge(X, y, lam, kernel=kernel, weights=weights, solver=solver)
+        assert codes(fit.result) == {code}
+        assert np.all(np.isnan(fit.dual_coef))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lam_below_rounding_is_reported_and_finite(solver, dtype):
+    """Repeated points at λ = 0 and at λ = eps²: a code, and predictions of the least λ that the dtype resolves."""
+    X, y = POINTS["twins"].astype(dtype), Y.astype(dtype)
+    y[4:8] = y[:4]
+    for lam in (0.0, float(jnp.finfo(dtype).eps) ** 2):
+        fit = jxr.kernel_ridge(X, y, lam, kernel=kernels.RBF(), solver=SOLVERS[solver])
+        assert codes(fit.result) == {"unresolved"}
+        np.testing.assert_allclose(fit.predict(X), y, atol=1e3 * np.sqrt(float(jnp.finfo(dtype).eps)))
+    well = jxr.kernel_ridge(np.eye(3, dtype=dtype), y[:3], 0.0, kernel=kernels.Linear(), solver=from_kernel)
+    assert codes(well.result) == {"successful"}
+
+
+def test_one_point():
+    """n = 1: the intercept takes it; without one α = y/(k + λ)."""
+    X, y = np.ones((1, 2)), np.array([3.0])
+    fit = jxr.kernel_ridge(X, y, 1.0, kernel=kernels.RBF())
+    assert float(fit.intercept) == 3.0
+    assert float(fit.dual_coef[0]) == 0.0
+    for solver in SOLVERS.values():
+        fit = jxr.kernel_ridge(X, y, 1.0, kernel=kernels.RBF(), intercept=False, solver=solver)
+        assert float(fit.dual_coef[0]) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: jxr.kernel_ridge(NEW, Y, 1.0, kernel=kernels.RBF()), "points has .* rows and y"),
+        (lambda: jxr.kernel_ridge(NEW[:, 0], Y[:3], 1.0, kernel=kernels.RBF()), r"use points\[:, None\]"),
+        (lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel="rbf"), "kernel is 'rbf'"),
+        (lambda: jxr.kernel_ridge(NEW, Y[:3], [1.0, 2.0, 3.0], kernel=kernels.RBF()), "lam has shape"),
+        (lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel=kernels.RBF(), weights=[1.0]), "weights has shape"),
+        (lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel=kernels.RBF()).predict(Y[:, :1]), "X has points of shape"),
+        (lambda: jxr.kernel_ridge({}, Y[:3], 1.0, kernel=kernels.RBF()), "points needs arrays"),
+        (lambda: jxr.kernel_posterior(NEW, Y[:3], [1.0, 2.0], kernel=kernels.RBF()), "one lam for all targets"),
+        (
+            lambda: from_kernel_tridiagonal(jnp.eye(3), jnp.ones((3, 1))).loo_residual(jnp.asarray(1.0)),
+            "use from_kernel",
+        ),
+        (lambda: jxr.kernel_ridge_cv(NEW, Y[:3], [[1.0, 2.0]], kernel=kernels.RBF()), "per_target=True"),
+    ],
+)
+def test_misuse_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
