@@ -79,8 +79,9 @@ class _Measure(eqx.Module):
         """Br."""
         return self.weigh(self.centre(r))
 
-    def root(self) -> Float[Array, "n 1"] | None:
-        return None if self.weights is None else jnp.sqrt(self.weights)[:, None]
+    def scaled(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """√ω v."""
+        return v if self.weights is None else jnp.sqrt(self.weights)[:, None] * v
 
     def project(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """(I − uuᵀ)v."""
@@ -88,18 +89,16 @@ class _Measure(eqx.Module):
             return v
         if self.weights is None:
             return v - jnp.mean(v, axis=0)[None, :]
-        u = self.root() / jnp.sqrt(jnp.sum(self.weights))
-        return v - u * matmul(u.T, v)
+        u = jnp.sqrt(self.weights / jnp.sum(self.weights))
+        return v - u[:, None] * matmul(u, v)[None, :]
 
     def into(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """Rv."""
-        root = self.root()
-        return self.project(v) if root is None else root * self.project(v)
+        return self.scaled(self.project(v))
 
     def back(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """Rᵀv."""
-        root = self.root()
-        return self.project(v) if root is None else self.project(root * v)
+        return self.project(self.scaled(v))
 
 
 class Iterative(LargeSolver):
@@ -202,9 +201,10 @@ def _with_unused(product: KernelProduct, measure: _Measure, lam: Float[Array, " 
     Both by (RᵀKR + λ)⁻¹; rows of weight zero stand alone in one and follow from the others in the other.
     """
     if measure.weights is None:
-        return (lambda b: iterate(measure.project(b)),) * 2
-    root, weights = measure.root(), measure.weights[:, None]
-    used, lam = weights > 0, lam[None, :]
+        alike = lambda b: iterate(measure.project(b))  # noqa: E731
+        return alike, alike
+    weights, lam = measure.weights[:, None], lam[None, :]
+    root, used = jnp.sqrt(weights), weights > 0
 
     def divided(a: Array, b: Array) -> Array:
         return safe_divide(a, jnp.broadcast_to(b, a.shape))
@@ -226,13 +226,14 @@ def _with_unused(product: KernelProduct, measure: _Measure, lam: Float[Array, " 
 
 def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: Array) -> LowRank:
     """Of RᵀKR, from pivots of √ωK√ω."""
-    kernel, points, root = product.kernel, product.points, measure.root()
-    diagonal = kernel.diagonal(points)
-    if root is None:
-        pivots = pivoted_cholesky(diagonal, lambda i: kernel.matrix(points, take(points, i)), rank, key)
-    else:
-        columns = lambda i: root * kernel.matrix(points, take(points, i)) * root[i].T  # noqa: E731
-        pivots = pivoted_cholesky(measure.weights * diagonal, columns, rank, key)
+    kernel, points = product.kernel, product.points
+
+    def columns(i: Int[Array, " b"]) -> Float[Array, "n b"]:
+        seen = measure.scaled(kernel.matrix(points, take(points, i)))
+        return seen if measure.weights is None else seen * jnp.sqrt(measure.weights[i])[None, :]
+
+    diagonal = measure.weigh(kernel.diagonal(points)[:, None])[:, 0]
+    pivots = pivoted_cholesky(diagonal, columns, rank, key)
     return LowRank(measure.project(pivots.F))
 
 
@@ -293,12 +294,13 @@ class Nystroem(LargeSolver):
     ) -> tuple[NystroemFeatures, Spectrum, int]:
         """Features, the frozen spectrum of their rows, and how many rows to take at a time: for `jaxridge.stream`."""
         n, t = y.shape
-        drawn = self.centres is None
-        m = min(self.rank, n) if drawn else count(self.centres)
-        block = plan.feature_block(n, m, t, m if drawn else 0, y.dtype, self.memory)
-        features = (
-            nystroem(kernel, points, m, key=self.key, weights=weights) if drawn else nystroem_at(kernel, self.centres)
-        )
+        if self.key is None:
+            block = plan.feature_block(n, count(self.centres), t, 0, y.dtype, self.memory)
+            features = nystroem_at(kernel, self.centres)
+        else:
+            rank = min(self.rank, n)
+            block = plan.feature_block(n, rank, t, rank, y.dtype, self.memory)
+            features = nystroem(kernel, points, rank, key=self.key, weights=weights)
         arrays, static = eqx.partition((features, points, y, weights), eqx.is_array)
         still, *rows = eqx.combine(jax.lax.stop_gradient(arrays), static)
         collected = stream.collect(still, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)

@@ -114,7 +114,7 @@ def uniform(points: Any, rank: int, *, key: Array) -> Any:
 class FourierFeatures(eqx.Module):
     """φ(x) = √(1/m) [cos Wx/ℓ, sin Wx/ℓ] with m rows of W drawn from the spectral density of the kernel at ℓ = 1."""
 
-    kernel: Kernel
+    kernel: RBF | Matern12 | Matern32 | Matern52 | Laplace
     W: Float[Array, "m d"]
 
     def __call__(self, points: Float[Array, "n d"]) -> Float[Array, "n p"]:
@@ -149,9 +149,9 @@ def fourier(kernel: Kernel, d: int, size: int, *, key: Array, dtype: Any = None)
     if isinstance(kernel, Laplace):
         return FourierFeatures(kernel, jax.random.cauchy(along, (size // 2, d), dtype))
     W = jax.random.normal(along, (size // 2, d), dtype)
-    if type(kernel) in _DEGREES:
-        half = 0.5 * _DEGREES[type(kernel)]
-        W = W / jnp.sqrt(jax.random.gamma(across, half, (size // 2, 1), dtype) / half)
-    elif not isinstance(kernel, RBF):
+    if isinstance(kernel, RBF):
+        return FourierFeatures(kernel, W)
+    if not isinstance(kernel, Matern12 | Matern32 | Matern52):
         raise ValueError(f"{type(kernel).__name__} has no Fourier features here; use features.nystroem.")
-    return FourierFeatures(kernel, W)
+    half = 0.5 * _DEGREES[type(kernel)]
+    return FourierFeatures(kernel, W / jnp.sqrt(jax.random.gamma(across, half, (size // 2, 1), dtype) / half))
