@@ -224,8 +224,10 @@ def _with_unused(product: KernelProduct, measure: _Measure, lam: Float[Array, " 
     return forward, backward
 
 
-def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: Array) -> LowRank:
-    """Of RᵀKR, from pivots of √ωK√ω."""
+def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: Array) -> Any:
+    """Of RᵀKR, from pivots of √ωK√ω; none for rank 0."""
+    if not rank:
+        return krylov.identity
     kernel, points = product.kernel, product.points
 
     def columns(i: Int[Array, " b"]) -> Float[Array, "n b"]:

@@ -239,7 +239,7 @@ class LowRank(eqx.Module):
 
     With δ the smallest s² it is  M⁻¹ = U diag((λ+δ)/(s²+λ)) Uᵀ + (I − UUᵀ): (FFᵀ + λ)⁻¹ inside the range of F, and
     outside what its last direction has. No entry is large or a difference of close numbers, also for λ = 0.
-    Frangella, Tropp and Udell (2023), SIAM J. Matrix Anal. Appl. 44, 718, equation 1.3.
+    Frangella, Tropp and Udell (2023), SIAM J. Matrix Anal. Appl. 44, 718.
     """
 
     U: Float[Array, "n r"]
@@ -303,7 +303,7 @@ def pivoted_cholesky(
     Proposals of a block come from the diagonal at its start, and each is accepted with the probability that it has
     by then, which gives the law of one pivot after another. Stops where rounding is all that is left, so
     repeated points and A of low rank give fewer columns. Chen, Epperly, Tropp and Webber (2025), Comm. Pure Appl.
-    Math. 78, 995, algorithm 2.1; Epperly, Tropp and Webber (2024), arXiv:2410.03969, algorithm 2.2.
+    Math. 78, 995; in blocks, Epperly, Tropp and Webber (2024), arXiv:2410.03969.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxridge import krylov

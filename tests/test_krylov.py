@@ -163,7 +163,7 @@ def test_pivoted_cholesky_is_near_the_best_and_stops_at_the_rank():
         pivots = pivots_of(K, rank)
         np.testing.assert_allclose(pivots.F @ pivots.F[pivots.indices].T, K[:, pivots.indices], atol=1e-10)
         assert len(set(np.asarray(pivots.indices).tolist())) == rank == int(pivots.count)
-        # The expected trace error of twice the rank is below twice the best one (Chen et al. 2025, theorem 2.3).
+        # Near the best: twice the error of the best of half the rank is a loose bound.
         assert float(jnp.trace(K) - jnp.sum(pivots.F**2)) < 2.0 * eigenvalues[rank // 2 :].sum()
     twice = kernels.RBF().matrix(jnp.concatenate([X[:6], X[:6]]))
     for key in (KEY, None):
