@@ -14,9 +14,9 @@ from jaxridge import krylov, plan, stream
 from jaxridge._implicit import implicit_solution, once_only
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, override
-from jaxridge._rows import count, sum_rows, take
+from jaxridge._rows import copies, count, map_rows, sum_rows, take
 from jaxridge._types import Array, Float, Int
-from jaxridge.features import NystroemFeatures, nystroem, nystroem_at
+from jaxridge.features import TALL, NystroemFeatures, nystroem, nystroem_at
 from jaxridge.krylov import KernelProduct, LowRank, pivoted_cholesky, unless_failed
 from jaxridge.spectrum import Spectrum
 
@@ -134,7 +134,8 @@ class Iterative(LargeSolver):
         """Every λ of the grid; each has a code, and NaN derivatives if it was not solved."""
         (n, t), k = y.shape, lams.shape[0]
         rank = min(self.rank, n)
-        blocks = plan.kernel_blocks(n, k * t, rank, y.dtype, self.memory)
+        alive = copies(lambda rows: kernel.matrix(rows, points), points)
+        blocks = plan.kernel_blocks(n, k * t, rank, y.dtype, self.memory, alive)
         # A grid of (λ, target) pairs as one row of columns, targets fastest.
         lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
         Y = jnp.broadcast_to(y[:, None, :], (n, k, t)).reshape(n, -1)
@@ -231,7 +232,7 @@ def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: A
     kernel, points = product.kernel, product.points
 
     def columns(i: Int[Array, " b"]) -> Float[Array, "n b"]:
-        seen = measure.scaled(kernel.matrix(points, take(points, i)))
+        seen = measure.scaled(map_rows(lambda rows: kernel.matrix(rows, take(points, i)), points, TALL))
         return seen if measure.weights is None else seen * jnp.sqrt(measure.weights[i])[None, :]
 
     diagonal = measure.weigh(kernel.diagonal(points)[:, None])[:, 0]
@@ -296,13 +297,14 @@ class Nystroem(LargeSolver):
     ) -> tuple[NystroemFeatures, Spectrum, int]:
         """Features, the frozen spectrum of their rows, and how many rows to take at a time: for `jaxridge.stream`."""
         n, t = y.shape
+        m = min(self.rank, n) if self.key is not None else count(self.centres)
+        some = take(points, jnp.zeros(m, int)) if self.key is not None else self.centres
+        alive = copies(lambda rows: kernel.matrix(rows, some), points)
+        block = plan.feature_block(n, m, t, 0 if self.key is None else m, y.dtype, self.memory, alive)
         if self.key is None:
-            block = plan.feature_block(n, count(self.centres), t, 0, y.dtype, self.memory)
             features = nystroem_at(kernel, self.centres)
         else:
-            rank = min(self.rank, n)
-            block = plan.feature_block(n, rank, t, rank, y.dtype, self.memory)
-            features = nystroem(kernel, points, rank, key=self.key, weights=weights)
+            features = nystroem(kernel, points, m, key=self.key, weights=weights)
         arrays, static = eqx.partition((features, points, y, weights), eqx.is_array)
         still, *rows = eqx.combine(jax.lax.stop_gradient(arrays), static)
         collected = stream.collect(still, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)

@@ -13,12 +13,16 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from jaxridge._numerics import matmul
-from jaxridge._rows import count, take
+from jaxridge._rows import count, map_rows, take
 from jaxridge._types import Array, Bool, Float
 from jaxridge.kernels import RBF, Kernel, Laplace, Matern12, Matern32, Matern52
 from jaxridge.krylov import Pivots, pivoted_cholesky
 
 __all__ = ["FourierFeatures", "NystroemFeatures", "fourier", "nystroem", "nystroem_at", "uniform"]
+
+
+# Rows at a time where a kernel is evaluated at few columns.
+TALL = 4096
 
 
 class NystroemFeatures(eqx.Module):
@@ -83,8 +87,11 @@ def nystroem(
     diagonal = frozen.diagonal(seen)
     if weights is not None:
         diagonal = jnp.where(weights > 0, diagonal, 0.0)
-    pivots = pivoted_cholesky(diagonal, lambda i: frozen.matrix(seen, take(seen, i)), rank, key)
-    return _at(kernel, points, pivots)
+
+    def columns(i: Array) -> Array:
+        return map_rows(lambda rows: frozen.matrix(rows, take(seen, i)), seen, TALL)
+
+    return _at(kernel, points, pivoted_cholesky(diagonal, columns, rank, key))
 
 
 def nystroem_at(kernel: Kernel, centres: Any) -> NystroemFeatures:

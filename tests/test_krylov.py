@@ -9,6 +9,7 @@ import pytest
 
 from jaxridge import RESULTS, features, kernels, krylov, plan
 from jaxridge._large import Iterative, Nystroem
+from jaxridge._rows import copies
 
 rng = np.random.default_rng(11)
 n, t = 40, 2
@@ -255,6 +256,12 @@ def test_fourier_features_converge_to_the_kernel():
 
     for kernel in kinds:
         assert error(20_000, kernel) < 1.5 / np.sqrt(20_000)
+
+
+def test_blocks_of_kernels_by_pairs_count_their_differences():
+    alive = lambda kernel: copies(lambda rows: kernel.matrix(rows, X), X)  # noqa: E731
+    assert alive(kernels.RBF(SCALE)) == 3
+    assert alive(kernels.Laplace()) == 1 + 2 * 3
 
 
 def test_misuse_is_said_before_anything_runs():
