@@ -314,26 +314,23 @@ class Tridiagonal(Factor):
 
     def within(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
         """Gb on the complement of u."""
-        z, upper = _rotate_back(self.packed, self.taus, b), jnp.roll(self.off, -1)
+        z = _rotate_back(self.packed, self.taus, b)
+        return _rotate(self.packed, self.taus, _substitute(self.off, self.pivots(self.held(mu)), z))
 
-        def one(mu: Array, z: Array) -> Array:
-            return jax.lax.linalg.tridiagonal_solve(self.off, self.d + mu, upper, z)
-
-        mu = self.held(mu)
-        shared = mu.shape[0] == 1
-        x = one(mu[0], z) if shared else jax.vmap(lambda mu, z: one(mu, z[:, None])[:, 0], (0, 1), 1)(mu, z)
-        return _rotate(self.packed, self.taus, x)
+    def pivots(self, mu: Float[Array, " c"]) -> Float[Array, "p c"]:
+        """Those of T + μ, from above."""
+        return _pivots(self.d, self.off, mu)
 
     def kept_sum(self, form: KernelForm, mu: Array) -> Array:
         """By the pivots from above and from below: (T + μ)⁻¹ has the diagonal 1/(δᵢ + ρᵢ − dᵢ − μ)."""
         mu = self.held(mu)
-        above = _pivots(self.d, self.off, mu)
+        above = self.pivots(mu)
         below = _pivots(self.d[::-1], jnp.roll(self.off, -1)[::-1], mu)[::-1]
         kept = mu[None, :] / (above + below - (self.d[:, None] + mu[None, :]))
         return jnp.sum(jnp.where(jnp.isinf(mu)[None, :], 1.0, kept), axis=0)
 
     def logdet(self, form: KernelForm, mu: Array) -> Array:
-        return jnp.sum(jnp.log(_pivots(self.d, self.off, self.held(mu)) / self.held(mu)[None, :]), axis=0)
+        return jnp.sum(jnp.log(self.pivots(self.held(mu)) / self.held(mu)[None, :]), axis=0)
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
         raise ValueError("leverages need eigenvectors, which from_kernel_tridiagonal does not make; use from_kernel.")
@@ -347,6 +344,24 @@ def _pivots(d: Float[Array, " p"], off: Float[Array, " p"], mu: Float[Array, " c
         return pivot, pivot
 
     return jax.lax.scan(step, jnp.ones_like(mu), (d, off))[1]
+
+
+def _substitute(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
+    """x of LDLᵀx = z, by substitution from above and back; T + μ is positive definite and needs no interchanges.
+
+    By hand because jaxlib 0.10 runs two batches of ``tridiagonal_solve`` at a time into a deadlock on two threads.
+    """
+    size = jnp.broadcast_shapes(pivots.shape, z.shape)
+    pivots = jnp.broadcast_to(pivots, size)
+    multiplier = off[:, None] / jnp.concatenate([jnp.ones((1, size[1]), z.dtype), pivots[:-1]])
+
+    def down(last: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        w = row[0] - row[1] * last
+        return w, w
+
+    w = jax.lax.scan(down, jnp.zeros(size[1:], z.dtype), (jnp.broadcast_to(z, size), multiplier), unroll=4)[1]
+    after = jnp.concatenate([multiplier[1:], jnp.zeros((1, size[1]), z.dtype)])
+    return jax.lax.scan(down, jnp.zeros(size[1:], z.dtype), (w / pivots, after), reverse=True, unroll=4)[1]
 
 
 def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:
