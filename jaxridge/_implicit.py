@@ -123,7 +123,12 @@ def implicit_solution(
     """
 
     def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
-        back = None if transpose_solve is None else (lambda _, b: transpose_solve(b))
-        return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), back, symmetric=back is None)
+        def forward(_: Any, b: Array) -> Array:
+            return solve(b)
+
+        def backward(_: Any, b: Array) -> Array:
+            return solve(b) if transpose_solve is None else transpose_solve(b)
+
+        return jax.lax.custom_linear_solve(linear, rhs, forward, backward)
 
     return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)

@@ -393,13 +393,18 @@ class Mixed(Factor):
         g, mu = form.lower(b), self.held(mu)
         lams = jnp.broadcast_to(mu, g.shape[1:])
 
-        def precondition(R: Array) -> Array:
-            # In units of its own, since float32 cannot hold every float64.
-            unit = power_of_two(exponent(jnp.max(jnp.abs(R), axis=0, initial=0.0)), R.dtype)[None, :]
-            return unit * self.coarse.within(mu.astype(jnp.float32), (R / unit).astype(jnp.float32)).astype(R.dtype)
+        def precondition(lams: Array) -> krylov.Block:
+            coarse = (mu if mu.shape[0] == 1 else lams).astype(jnp.float32)
+
+            def apply(R: Array) -> Array:
+                # In units of its own, since float32 cannot hold every float64.
+                unit = power_of_two(exponent(jnp.max(jnp.abs(R), axis=0, initial=0.0)), R.dtype)[None, :]
+                return unit * self.coarse.within(coarse, (R / unit).astype(jnp.float32)).astype(R.dtype)
+
+            return apply
 
         tol = jnp.asarray(8.0 * math.sqrt(g.shape[0]) * float(jnp.finfo(g.dtype).eps), g.dtype)
-        x, _ = krylov.run(g, lambda V: matmul(self.K, V) + lams[None, :] * V, precondition, tol, _REFINEMENTS)
+        x, _ = krylov.run(g, lams, lambda V: matmul(self.K, V), precondition, tol, _REFINEMENTS)
         return form.lift(x)
 
     def kept_sum(self, form: KernelForm, mu: Array) -> Array:

@@ -14,9 +14,9 @@ from jaxridge import krylov, plan, stream
 from jaxridge._implicit import implicit_solution, once_only
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, override
-from jaxridge._rows import count, sum_rows, take
+from jaxridge._rows import copies, count, map_rows, sum_rows, take
 from jaxridge._types import Array, Float, Int
-from jaxridge.features import NystroemFeatures, nystroem, nystroem_at
+from jaxridge.features import TALL, NystroemFeatures, nystroem, nystroem_at
 from jaxridge.krylov import KernelProduct, LowRank, pivoted_cholesky, unless_failed
 from jaxridge.spectrum import Spectrum
 
@@ -79,8 +79,9 @@ class _Measure(eqx.Module):
         """Br."""
         return self.weigh(self.centre(r))
 
-    def root(self) -> Float[Array, "n 1"] | None:
-        return None if self.weights is None else jnp.sqrt(self.weights)[:, None]
+    def scaled(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
+        """√ω v."""
+        return v if self.weights is None else jnp.sqrt(self.weights)[:, None] * v
 
     def project(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """(I − uuᵀ)v."""
@@ -88,18 +89,16 @@ class _Measure(eqx.Module):
             return v
         if self.weights is None:
             return v - jnp.mean(v, axis=0)[None, :]
-        u = self.root() / jnp.sqrt(jnp.sum(self.weights))
-        return v - u * matmul(u.T, v)
+        u = jnp.sqrt(self.weights / jnp.sum(self.weights))
+        return v - u[:, None] * matmul(u, v)[None, :]
 
     def into(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """Rv."""
-        root = self.root()
-        return self.project(v) if root is None else root * self.project(v)
+        return self.scaled(self.project(v))
 
     def back(self, v: Float[Array, "n c"]) -> Float[Array, "n c"]:
         """Rᵀv."""
-        root = self.root()
-        return self.project(v) if root is None else self.project(root * v)
+        return self.project(self.scaled(v))
 
 
 class Iterative(LargeSolver):
@@ -135,7 +134,8 @@ class Iterative(LargeSolver):
         """Every λ of the grid; each has a code, and NaN derivatives if it was not solved."""
         (n, t), k = y.shape, lams.shape[0]
         rank = min(self.rank, n)
-        blocks = plan.kernel_blocks(n, k * t, rank, y.dtype, self.memory)
+        alive = copies(lambda rows: kernel.matrix(rows, points), points)
+        blocks = plan.kernel_blocks(n, k * t, rank, y.dtype, self.memory, alive)
         # A grid of (λ, target) pairs as one row of columns, targets fastest.
         lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
         Y = jnp.broadcast_to(y[:, None, :], (n, k, t)).reshape(n, -1)
@@ -173,13 +173,11 @@ class Iterative(LargeSolver):
         tol = jax.lax.stop_gradient(self.tol)
         # An infinite λ has the solution 0, whatever multiplies it here.
         damping = jnp.where(jnp.isinf(fixed), 1.0, poison(fixed, fixed >= 0))
-        M = _preconditioner(still, frozen, rank, self.key).at(damping)
-
-        def shifted(V: Array) -> Array:
-            return frozen.back(still(frozen.into(V))) + damping[None, :] * V
+        M = _preconditioner(still, frozen, rank, self.key)
 
         def iterate(b: Array) -> tuple[Array, krylov.Stats]:
-            gamma, stats = krylov.run(b, shifted, M, tol, self.max_steps)
+            seen = lambda V: frozen.back(still(frozen.into(V)))  # noqa: E731
+            gamma, stats = krylov.run(b, damping, seen, M, tol, self.max_steps)
             return frozen.project(gamma), stats
 
         gamma, stats = iterate(jnp.where(jnp.isinf(fixed)[None, :], 0.0, frozen.back(jax.lax.stop_gradient(Y))))
@@ -204,9 +202,10 @@ def _with_unused(product: KernelProduct, measure: _Measure, lam: Float[Array, " 
     Both by (RᵀKR + λ)⁻¹; rows of weight zero stand alone in one and follow from the others in the other.
     """
     if measure.weights is None:
-        return (lambda b: iterate(measure.project(b)),) * 2
-    root, weights = measure.root(), measure.weights[:, None]
-    used, lam = weights > 0, lam[None, :]
+        alike = lambda b: iterate(measure.project(b))  # noqa: E731
+        return alike, alike
+    weights, lam = measure.weights[:, None], lam[None, :]
+    root, used = jnp.sqrt(weights), weights > 0
 
     def divided(a: Array, b: Array) -> Array:
         return safe_divide(a, jnp.broadcast_to(b, a.shape))
@@ -226,15 +225,18 @@ def _with_unused(product: KernelProduct, measure: _Measure, lam: Float[Array, " 
     return forward, backward
 
 
-def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: Array) -> LowRank:
-    """Of RᵀKR, from pivots of √ωK√ω."""
-    kernel, points, root = product.kernel, product.points, measure.root()
-    diagonal = kernel.diagonal(points)
-    if root is None:
-        pivots = pivoted_cholesky(diagonal, lambda i: kernel.matrix(points, take(points, i)), rank, key)
-    else:
-        columns = lambda i: root * kernel.matrix(points, take(points, i)) * root[i].T  # noqa: E731
-        pivots = pivoted_cholesky(measure.weights * diagonal, columns, rank, key)
+def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: Array) -> Any:
+    """Of RᵀKR, from pivots of √ωK√ω; none for rank 0."""
+    if not rank:
+        return krylov.identity
+    kernel, points = product.kernel, product.points
+
+    def columns(i: Int[Array, " b"]) -> Float[Array, "n b"]:
+        seen = measure.scaled(map_rows(lambda rows: kernel.matrix(rows, take(points, i)), points, TALL))
+        return seen if measure.weights is None else seen * jnp.sqrt(measure.weights[i])[None, :]
+
+    diagonal = measure.weigh(kernel.diagonal(points)[:, None])[:, 0]
+    pivots = pivoted_cholesky(diagonal, columns, rank, key)
     return LowRank(measure.project(pivots.F))
 
 
@@ -295,12 +297,14 @@ class Nystroem(LargeSolver):
     ) -> tuple[NystroemFeatures, Spectrum, int]:
         """Features, the frozen spectrum of their rows, and how many rows to take at a time: for `jaxridge.stream`."""
         n, t = y.shape
-        drawn = self.centres is None
-        m = min(self.rank, n) if drawn else count(self.centres)
-        block = plan.feature_block(n, m, t, m if drawn else 0, y.dtype, self.memory)
-        features = (
-            nystroem(kernel, points, m, key=self.key, weights=weights) if drawn else nystroem_at(kernel, self.centres)
-        )
+        m = min(self.rank, n) if self.key is not None else count(self.centres)
+        some = take(points, jnp.zeros(m, int)) if self.key is not None else self.centres
+        alive = copies(lambda rows: kernel.matrix(rows, some), points)
+        block = plan.feature_block(n, m, t, 0 if self.key is None else m, y.dtype, self.memory, alive)
+        if self.key is None:
+            features = nystroem_at(kernel, self.centres)
+        else:
+            features = nystroem(kernel, points, m, key=self.key, weights=weights)
         arrays, static = eqx.partition((features, points, y, weights), eqx.is_array)
         still, *rows = eqx.combine(jax.lax.stop_gradient(arrays), static)
         collected = stream.collect(still, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)

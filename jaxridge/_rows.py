@@ -33,6 +33,29 @@ def blocks(rows: Any, block: int) -> tuple[Any, Bool[Array, "b r"]]:
     return split, (index < n).reshape(number, block)
 
 
+def copies(fn: Callable[[Any], Array], rows: Any, at_once: int = 64) -> int:
+    """How many arrays of the size of ``fn(rows)`` are alive at a time while it and its derivative are computed.
+
+    One, and twice the largest thing in its program: functions of pairs hold all their differences.
+    """
+    few = jax.tree.map(lambda x: jax.ShapeDtypeStruct((at_once, *x.shape[1:]), x.dtype), rows)
+    program = jax.make_jaxpr(fn)(few)
+    return 1 + 2 * -(-_largest(program.jaxpr) // program.out_avals[0].size)
+
+
+def _largest(program: Any) -> int:
+    """Elements of the largest array that a program makes."""
+    size = 1
+    for equation in program.eqns:
+        inner = [
+            x for value in equation.params.values() for x in (value if isinstance(value, tuple | list) else (value,))
+        ]
+        inner = [getattr(x, "jaxpr", x) for x in inner]
+        within = [_largest(x) for x in inner if hasattr(x, "eqns")]
+        size = max(size, *within, *(x.aval.size for x in equation.outvars if hasattr(x.aval, "size")), 1)
+    return size
+
+
 def map_rows(fn: Callable[[Any], Array], rows: Any, block: int) -> Float[Array, "n *m"]:
     """``fn`` of the rows, which gives a row for each of them."""
     n = count(rows)

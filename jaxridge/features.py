@@ -13,12 +13,16 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from jaxridge._numerics import matmul
-from jaxridge._rows import count, take
+from jaxridge._rows import count, map_rows, take
 from jaxridge._types import Array, Bool, Float
 from jaxridge.kernels import RBF, Kernel, Laplace, Matern12, Matern32, Matern52
 from jaxridge.krylov import Pivots, pivoted_cholesky
 
 __all__ = ["FourierFeatures", "NystroemFeatures", "fourier", "nystroem", "nystroem_at", "uniform"]
+
+
+# Rows at a time where a kernel is evaluated at few columns.
+TALL = 4096
 
 
 class NystroemFeatures(eqx.Module):
@@ -83,8 +87,11 @@ def nystroem(
     diagonal = frozen.diagonal(seen)
     if weights is not None:
         diagonal = jnp.where(weights > 0, diagonal, 0.0)
-    pivots = pivoted_cholesky(diagonal, lambda i: frozen.matrix(seen, take(seen, i)), rank, key)
-    return _at(kernel, points, pivots)
+
+    def columns(i: Array) -> Array:
+        return map_rows(lambda rows: frozen.matrix(rows, take(seen, i)), seen, TALL)
+
+    return _at(kernel, points, pivoted_cholesky(diagonal, columns, rank, key))
 
 
 def nystroem_at(kernel: Kernel, centres: Any) -> NystroemFeatures:
@@ -114,7 +121,7 @@ def uniform(points: Any, rank: int, *, key: Array) -> Any:
 class FourierFeatures(eqx.Module):
     """φ(x) = √(1/m) [cos Wx/ℓ, sin Wx/ℓ] with m rows of W drawn from the spectral density of the kernel at ℓ = 1."""
 
-    kernel: Kernel
+    kernel: RBF | Matern12 | Matern32 | Matern52 | Laplace
     W: Float[Array, "m d"]
 
     def __call__(self, points: Float[Array, "n d"]) -> Float[Array, "n p"]:
@@ -149,9 +156,9 @@ def fourier(kernel: Kernel, d: int, size: int, *, key: Array, dtype: Any = None)
     if isinstance(kernel, Laplace):
         return FourierFeatures(kernel, jax.random.cauchy(along, (size // 2, d), dtype))
     W = jax.random.normal(along, (size // 2, d), dtype)
-    if type(kernel) in _DEGREES:
-        half = 0.5 * _DEGREES[type(kernel)]
-        W = W / jnp.sqrt(jax.random.gamma(across, half, (size // 2, 1), dtype) / half)
-    elif not isinstance(kernel, RBF):
+    if isinstance(kernel, RBF):
+        return FourierFeatures(kernel, W)
+    if not isinstance(kernel, Matern12 | Matern32 | Matern52):
         raise ValueError(f"{type(kernel).__name__} has no Fourier features here; use features.nystroem.")
-    return FourierFeatures(kernel, W)
+    half = 0.5 * _DEGREES[type(kernel)]
+    return FourierFeatures(kernel, W / jnp.sqrt(jax.random.gamma(across, half, (size // 2, 1), dtype) / half))

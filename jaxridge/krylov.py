@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxridge._implicit import attach, implicit_solution
 from jaxridge._numerics import exponent, matmul, poison, power_of_two, safe_divide
 from jaxridge._result import RESULTS, first_failure
-from jaxridge._rows import map_rows
+from jaxridge._rows import blocks, map_rows
 from jaxridge._types import Array, Bool, Float, Int, Scalar
 
 __all__ = [
@@ -131,25 +131,48 @@ def done(state: State, max_steps: int | Int[Array, ""]) -> Bool[Array, ""]:
 
 
 def run(
-    g: Float[Array, "n c"], apply: Block, precondition: Block, tol: Scalar, max_steps: int
+    g: Float[Array, "n c"], lams: Float[Array, " c"], product: Block, precondition: Any, tol: Scalar, max_steps: int
 ) -> tuple[Float[Array, "n c"], Stats]:
-    """Iterate until every column is solved by its true residual, rests on rounding, or the steps are used up."""
+    """Iterate until every column is solved by its true residual, rests on rounding, or the steps are used up.
+
+    ``precondition(lams)`` is the `Block` for those λ. As columns are solved, the others go on in narrower blocks.
+    """
     # Powers of two keep squares of any g inside the range of the dtype.
     unit = power_of_two(exponent(jnp.max(jnp.abs(g), axis=0, initial=0.0)), g.dtype)[None, :]
     g = g / unit
 
-    def going(state: State) -> Array:
-        return ~done(state, max_steps)
+    def shifted(lams: Array) -> Block:
+        return lambda V: product(V) + lams[None, :] * V
+
+    def stage(state: State, width: int, enough: int) -> State:
+        """Steps with the columns that are active, ``width`` at most, until ``enough`` are left."""
+        which = jnp.argsort(~state.active, stable=True)[:width]
+        apply, M = shifted(lams[which]), precondition(lams[which])
+        more = lambda part: ~done(part, max_steps) & (jnp.sum(part.active) > enough)  # noqa: E731
+        part = jax.lax.while_loop(more, lambda part: step(part, apply, M), _columns(state, which))
+        put = lambda all, some: some if all.ndim == 0 else all.at[..., which].set(some)  # noqa: E731
+        return jax.tree.map(put, state, part)
 
     def cycle(state: State) -> State:
-        state = jax.lax.while_loop(going, lambda state: step(state, apply, precondition), state)
-        return refresh(state, g, apply, precondition)
+        widths = _widths(g.shape[1])
+        for width, enough in zip(widths, (*widths[1:], 0), strict=True):
+            state = stage(state, width, enough)
+        return refresh(state, g, shifted(lams), precondition(lams))
 
-    state = jax.lax.while_loop(going, cycle, init(g, precondition, tol))
+    state = init(g, precondition(lams), tol)
+    state = jax.lax.while_loop(lambda state: ~done(state, max_steps), cycle, state)
     size = _norm(state.r)
     relative = jnp.where(size == 0, 0.0, size / _norm(g))
-    stats = Stats(relative, state.iterations, state.steps, size <= state.goal, state.active)
-    return state.x * unit, stats
+    return state.x * unit, Stats(relative, state.iterations, state.steps, size <= state.goal, state.active)
+
+
+def _widths(columns: int) -> tuple[int, ...]:
+    """Of blocks, each a quarter of the one before; a product with eight columns costs what one with one does."""
+    return (columns,) if columns <= 8 else (columns, *_widths(max(8, columns // 4)))
+
+
+def _columns(state: State, which: Int[Array, " w"]) -> State:
+    return jax.tree.map(lambda x: x if x.ndim == 0 else x[..., which], state)
 
 
 def unless_failed(
@@ -165,16 +188,16 @@ def unless_failed(
     return poison(x, jnp.broadcast_to((good | jnp.all(b == 0, axis=0))[None, :], x.shape))
 
 
-def identity(r: Array) -> Array:
+def identity(lams: Float[Array, " c"]) -> Block:
     """No preconditioner."""
-    return r
+    return lambda r: r
 
 
 def solve(
     product: Block,
     rhs: Float[Array, "n c"],
     lams: Float[Array, " c"],
-    precondition: Block = identity,
+    precondition: Callable[[Array], Block] = identity,
     *,
     tol: Any = 1e-6,
     max_steps: int = 1000,
@@ -183,7 +206,7 @@ def solve(
 
     Args:
         product: V ↦ AV on blocks (n, c), A symmetric positive semidefinite. rhs: (n, c), g. lams: (c,), λ ≥ 0.
-        precondition: R ↦ M⁻¹R with M near A + λ, such as ``LowRank(F).at(lams)``; constant under differentiation.
+        precondition: (lams) ↦ (R ↦ M⁻¹R) with M near A + λ, such as ``LowRank(F)``; constant under differentiation.
         tol: a column is solved when ‖g − (A + λ)x‖ ≤ tol ‖g‖. max_steps: products with a block at most.
 
     Returns x (n, c) and `Stats`. Derivatives of every order in A, g and λ are those of the equation, by solves of
@@ -197,11 +220,10 @@ def solve(
     >>> print(x.round(4)[0], stats.iterations)
     [1.  0.5] [2 2]
     """
-    hoisted, closed = jax.closure_convert(lambda V: product(V), rhs)
-    closed, still_lams, tol = jax.lax.stop_gradient((closed, lams, jnp.asarray(tol, rhs.dtype)))
+    still_lams, tol = jax.lax.stop_gradient((lams, jnp.asarray(tol, rhs.dtype)))
 
     def iterate(b: Array) -> tuple[Array, Stats]:
-        return run(b, lambda V: hoisted(V, *closed) + still_lams[None, :] * V, precondition, tol, max_steps)
+        return run(b, still_lams, lambda V: jax.lax.stop_gradient(product(V)), precondition, tol, max_steps)
 
     x, stats = iterate(jax.lax.stop_gradient(rhs))
 
@@ -217,7 +239,7 @@ class LowRank(eqx.Module):
 
     With δ the smallest s² it is  M⁻¹ = U diag((λ+δ)/(s²+λ)) Uᵀ + (I − UUᵀ): (FFᵀ + λ)⁻¹ inside the range of F, and
     outside what its last direction has. No entry is large or a difference of close numbers, also for λ = 0.
-    Frangella, Tropp and Udell (2023), SIAM J. Matrix Anal. Appl. 44, 718, equation 1.3.
+    Frangella, Tropp and Udell (2023), SIAM J. Matrix Anal. Appl. 44, 718.
     """
 
     U: Float[Array, "n r"]
@@ -232,19 +254,18 @@ class LowRank(eqx.Module):
         self.least = jnp.maximum(jnp.min(jnp.square(s), initial=jnp.inf), jnp.finfo(s.dtype).eps * largest)
         self.squares = jnp.maximum(jnp.square(s), self.least)
 
-    def at(self, lams: Float[Array, " c"]) -> Block:
+    def __call__(self, lams: Float[Array, " c"]) -> Block:
         """R ↦ M⁻¹R, column by column."""
         if not self.squares.shape[0]:
-            return identity
+            return identity(lams)
         lams = jax.lax.stop_gradient(lams)[None, :]
         share = safe_divide(self.least + lams, self.squares[:, None] + lams)
 
         def precondition(R: Array) -> Array:
             z = matmul(self.U.T, R)
             outside = R - matmul(self.U, z)
-            # Once more, or what rounding leaves of a large z outweighs its small share.
-            outside = outside - matmul(self.U, matmul(self.U.T, outside))
-            return matmul(self.U, share * z) + outside
+            # Its part inside is what rounding leaves of z, which outweighs the small shares.
+            return outside + matmul(self.U, share * z - matmul(self.U.T, outside))
 
         return precondition
 
@@ -282,7 +303,7 @@ def pivoted_cholesky(
     Proposals of a block come from the diagonal at its start, and each is accepted with the probability that it has
     by then, which gives the law of one pivot after another. Stops where rounding is all that is left, so
     repeated points and A of low rank give fewer columns. Chen, Epperly, Tropp and Webber (2025), Comm. Pure Appl.
-    Math. 78, 995, algorithm 2.1; Epperly, Tropp and Webber (2024), arXiv:2410.03969, algorithm 2.2.
+    Math. 78, 995; in blocks, Epperly, Tropp and Webber (2024), arXiv:2410.03969.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxridge import krylov
@@ -359,7 +380,7 @@ class KernelProduct(eqx.Module):
 
     kernel: Any
     points: Any
-    K: Float[Array, "n n"] | None
+    K: Float[Array, "p n"] | None  # in whole blocks of rows, p >= n
     block: int = eqx.field(static=True)
 
     @classmethod
@@ -368,7 +389,8 @@ class KernelProduct(eqx.Module):
         still, fixed = jax.lax.stop_gradient(eqx.partition((kernel, points), eqx.is_array)[0]), None
         if stored:
             frozen, seen = eqx.combine(still, eqx.partition((kernel, points), eqx.is_array)[1])
-            fixed = map_rows(lambda rows: frozen.matrix(rows, seen), seen, block)
+            rows = jax.lax.map(lambda rows: frozen.matrix(rows, seen), blocks(seen, block)[0])
+            fixed = rows.reshape(-1, rows.shape[2])
         return cls(kernel, points, fixed, block)
 
     def __call__(self, V: Float[Array, "n c"]) -> Float[Array, "n c"]:
@@ -380,4 +402,4 @@ class KernelProduct(eqx.Module):
 
         if self.K is None:
             return live(arrays, None, V)
-        return attach(lambda arrays, K, V: matmul(K, V), live)(arrays, self.K, V)
+        return attach(lambda arrays, K, V: matmul(K, V)[: V.shape[0]], live)(arrays, self.K, V)

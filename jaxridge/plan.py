@@ -141,18 +141,19 @@ class KernelBlocks(NamedTuple):
         return f"kernel of {self.points} points {kept}, {self.rows} rows at a time, in {size}"
 
 
-def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory: int) -> KernelBlocks:
+def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory: int, copies: int = 3) -> KernelBlocks:
     """Blocks of rows of K for products with that many columns, beside a preconditioner of that rank.
 
     Kept for the whole solve are about eight blocks of vectors and three factors of n × rank (the factor, and its SVD
-    at work); a block of rows of K needs three copies while it is evaluated. K itself is stored if there is room.
+    at work); a block of rows of K needs ``copies`` of itself while it is evaluated, more for a kernel that goes by
+    pairs. K itself is stored if there is room.
 
     >>> import jax.numpy as jnp
     >>> print(kernel_blocks(20_000, 30, 500, jnp.dtype("float32"), memory=2**31))
     kernel of 20000 points stored, 512 rows at a time, in 1775.8 MiB
     """
     vectors = (8 * columns + 3 * rank) * points * dtype.itemsize
-    row, matrix = 3 * points * dtype.itemsize, points * points * dtype.itemsize
+    row, matrix = copies * points * dtype.itemsize, points * points * dtype.itemsize
     if memory < vectors + row:
         raise ValueError(
             f"memory is {memory} bytes, less than one row of the kernel of {points} points takes beside {columns} "
@@ -165,7 +166,9 @@ def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory
     return KernelBlocks(points, rows, stored, vectors + rows * row + (matrix if stored else 0), memory)
 
 
-def feature_block(points: int, features: int, targets: int, rank: int, dtype: jnp.dtype, memory: int) -> int:
+def feature_block(
+    points: int, features: int, targets: int, rank: int, dtype: jnp.dtype, memory: int, copies: int = 3
+) -> int:
     """Rows of features at a time for a triangle of them, beside a pivoted Cholesky factor of that rank.
 
     Blocks of four times the columns make a QR with the triangle on top cost a quarter more than one QR of everything.
@@ -175,7 +178,7 @@ def feature_block(points: int, features: int, targets: int, rank: int, dtype: jn
     2008
     """
     columns = features + targets + 1
-    row, fixed = 4 * columns * dtype.itemsize, (2 * points * rank + 4 * columns**2) * dtype.itemsize
+    row, fixed = (1 + copies) * columns * dtype.itemsize, (2 * points * rank + 4 * columns**2) * dtype.itemsize
     if memory < fixed + row:
         raise ValueError(
             f"memory is {memory} bytes, too little for one row of {features} features of {points} points beside "

