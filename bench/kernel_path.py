@@ -107,7 +107,7 @@ def peers(K, y):
     yield "himalaya KernelRidgeCV", lambda: KernelRidgeCV(alphas=LAMS, kernel="precomputed", cv=5).fit(K, y)
 
 
-def main(points, targets, with_peers):
+def main(points, targets, repeats, with_peers):
     X, price = diamonds(points)
     noise = np.random.default_rng(1).standard_normal((points, targets))
     X, y = jnp.asarray(X), jnp.asarray(price[:, None] + 0.1 * np.arange(targets) * noise)
@@ -115,7 +115,7 @@ def main(points, targets, with_peers):
     print(header("scikit-learn", "himalaya") if with_peers else header())
     print(f"{points} points, {X.shape[1]} features, {len(LAMS)} λ, {targets} targets, float64")
     verbs = ours(X, y)
-    seconds = interleaved({**floors(K), **{name: run for name, (run, _) in verbs.items()}}, repeats=2)
+    seconds = interleaved({**floors(K), **{name: run for name, (run, _) in verbs.items()}}, repeats=repeats)
     for name in floors(K):
         row(name, seconds[name])
     for name, (run, floor) in verbs.items():
@@ -123,7 +123,7 @@ def main(points, targets, with_peers):
         row(name, seconds[name], f"{seconds[name] / seconds[floor]:.2f} × {floor}{chosen}")
     least = None
     for name, (value, both) in gradients(X, y).items():
-        pair = interleaved({"value": value, "both": both}, repeats=2)
+        pair = interleaved({"value": value, "both": both}, repeats=repeats)
         least = least or pair["both"]
         against = f"{pair['both'] / pair['value']:.2f} × its value, {pair['both'] / least:.2f} × the floor"
         row(name, pair["value"], f"with its gradient {pair['both']:.2f} s, {against}")
@@ -138,7 +138,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=3000)
     parser.add_argument("--targets", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    main(options.points, options.targets, not options.no_peers)
+    main(options.points, options.targets, options.repeats, not options.no_peers)
