@@ -104,22 +104,23 @@ class _Measure(eqx.Module):
 class Iterative(LargeSolver):
     """Conjugate gradients on all λs and targets as one block, preconditioned by a randomly pivoted Cholesky factor.
 
-    tol: a λ is solved when the residual of (RᵀKR + λ)γ = Rᵀy, α = Rγ, is below tol times its right-hand side.
+    tol: a λ is solved when the residual of (RᵀKR + λ)γ = Rᵀy, α = Rγ, is below tol times its right-hand side; None is
+    1e-6 in float64 and 1e-4 in float32, which rounding allows.
     rank: columns of the preconditioner, 0 for none; at most the number of points. max_steps: products at most.
     key: of the pivots, ``jax.random.key(0)``; they change the number of steps, never what is solved.
     memory: bytes for the kernel matrix or blocks of it, vectors and preconditioner, see `plan.kernel_blocks`.
     """
 
     key: Array
-    tol: Array
+    tol: Array | None
     rank: int = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
     memory: int = eqx.field(static=True)
 
-    def __init__(self, key: Array, *, tol: Any = 1e-6, rank: int = 500, max_steps: int = 500, memory: int = 2**31):
+    def __init__(self, key: Array, *, tol: Any = None, rank: int = 500, max_steps: int = 500, memory: int = 2**31):
         if rank < 0 or max_steps < 1:
             raise ValueError(f"Iterative got rank {rank} and max_steps {max_steps}; pass rank >= 0 and max_steps >= 1.")
-        self.key, self.tol = key, jnp.asarray(tol)
+        self.key, self.tol = key, None if tol is None else jnp.asarray(tol)
         self.rank, self.max_steps, self.memory = rank, max_steps, memory
 
     def path(
@@ -170,7 +171,8 @@ class Iterative(LargeSolver):
         """α of  B(Kα − y) + λα = 0, which is linear in ω, so that a weight may be 0."""
         arrays, static = eqx.partition((product, measure, lam), eqx.is_array)
         still, frozen, fixed = eqx.combine(jax.lax.stop_gradient(arrays), static)
-        tol = jax.lax.stop_gradient(self.tol)
+        usual = 1e-6 if Y.dtype == jnp.float64 else 1e-4
+        tol = jax.lax.stop_gradient(jnp.asarray(usual if self.tol is None else self.tol, Y.dtype))
         # An infinite λ has the solution 0, whatever multiplies it here.
         damping = jnp.where(jnp.isinf(fixed), 1.0, poison(fixed, fixed >= 0))
         M = _preconditioner(still, frozen, rank, self.key)
