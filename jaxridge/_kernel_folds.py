@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from jaxridge._folds import Partition, mean_losses, take_rows
 from jaxridge._implicit import one_by_one
-from jaxridge._kernel import Factor, KernelDesign, KernelForm, KernelSpectrum, from_kernel_tridiagonal
+from jaxridge._kernel import KernelSpectrum, from_kernel_tridiagonal
+from jaxridge._kernel_factor import Factor
+from jaxridge._kernel_form import KernelDesign, KernelForm
 from jaxridge._numerics import matmul
 from jaxridge._types import Array, Float, Int, Lam
 

@@ -26,6 +26,8 @@ LAYERS = (
     "_live",
     "_cholesky",
     "krylov",
+    "_kernel_form",
+    "_kernel_factor",
     "_kernel",
     "spectrum",
     "stream",
