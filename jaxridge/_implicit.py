@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +46,48 @@ def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[...,
 
     attached.defjvp(rule, symbolic_zeros=True)
     return jax.jit(attached)
+
+
+def attach_columns(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[..., Array]:
+    """`attach` for functions of (arrays, λ (c,)) whose last axis follows λ, each column its own.
+
+    In λ alone ``value`` is differentiated, to every order, so that only a derivative in ``arrays`` asks ``live``.
+    """
+
+    def slope(fn: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda arrays, lam: jax.jvp(lambda lam: fn(arrays, lam), (lam,), (jnp.ones_like(lam),))[1]
+
+    @jax.custom_jvp
+    def attached(arrays: Any, lam: Array) -> Array:
+        return value(arrays, lam)
+
+    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        (arrays, lam), (d_arrays, d_lam) = primals, tangents
+        out = attached(arrays, lam)
+        tangent = jnp.zeros_like(out)
+        leaves, tree = jax.tree.flatten(arrays)
+        d_leaves = tree.flatten_up_to(d_arrays)
+        moving = [i for i, change in enumerate(d_leaves) if moves(change)]
+
+        def along(*moved: Array) -> Array:
+            filled = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
+            return live(jax.tree.unflatten(tree, list(filled.values())), lam)
+
+        if moving:
+            tangent += jax.jvp(along, [leaves[i] for i in moving], [d_leaves[i] for i in moving])[1]
+        if moves(d_lam):
+            # The direction stays outside: a rule of its own inside of what is linear in it would be lost.
+            tangent += attach_columns(slope(value), slope(live))(arrays, lam) * jnp.broadcast_to(d_lam, out.shape)
+        return out, tangent
+
+    attached.defjvp(rule, symbolic_zeros=True)
+    return jax.jit(attached)
+
+
+def still(tree: Any) -> Any:
+    """Under ``stop_gradient``; what is no array stays."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), static)
 
 
 def one_by_one(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:

@@ -239,7 +239,7 @@ def _preconditioner(product: KernelProduct, measure: _Measure, rank: int, key: A
 
     diagonal = measure.weigh(kernel.diagonal(points)[:, None])[:, 0]
     pivots = pivoted_cholesky(diagonal, columns, rank, key)
-    return LowRank(measure.project(pivots.F))
+    return LowRank.of(measure.project(pivots.F))
 
 
 class Nystroem(LargeSolver):

@@ -1,10 +1,13 @@
-"""The λ at which the penalised norm of the coefficients has a given size: the secular equation of the ball."""
+"""The λ at which a norm has a given size, that of the coefficients or that of the residual: secular equations."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxridge import _secular
-from jaxridge._implicit import implicit_root
+from jaxridge._implicit import implicit_root, still
+from jaxridge._numerics import matmul
 from jaxridge._types import Array, Float
 from jaxridge.spectrum import Spectrum
 
@@ -48,3 +51,55 @@ def lam_of_norm(spectrum: Spectrum, size: Float[Array, " t"]) -> Float[Array, " 
     log_lam = implicit_root(live_excess, root - 2 * jnp.log(factor.scale))
     lam = jnp.where(regular, jnp.exp(log_lam), jnp.where(inside, 0.0, jnp.inf))
     return jnp.where(jnp.isnan(target), jnp.nan, lam)
+
+
+def lam_of_residual(spectrum: Any, squared: Float[Array, " t"], share: Float[Array, " t"] | None) -> Array:
+    """λ ≥ 0 with ‖r(λ)‖² = squared for each target, or with a ``share`` for each, one λ for their weighted sum.
+
+    0 where even ‖r(0)‖² is not below it, ∞ where ‖r(∞)‖² is not above it, NaN where it is NaN.
+    """
+
+    def log_excess(spectrum: Any, squared: Array, lam: Array) -> Array:
+        rss = spectrum.rss(lam)
+        if share is not None:
+            rss, squared = matmul(share, rss), matmul(share, squared)
+        return jnp.log(rss) - jnp.log(squared)
+
+    return _root(log_excess, spectrum, squared, squared.shape if share is None else ())
+
+
+def lam_of_any_norm(spectrum: Any, size: Float[Array, " t"]) -> Array:
+    """`lam_of_norm` of a spectrum that is known by its exits: ‖Lx(λ)‖ = size for each target."""
+
+    def log_excess(spectrum: Any, size: Array, lam: Array) -> Array:
+        squared = spectrum.squared_norm(lam)
+        none = (squared == 0) & (size == 0)
+        return 2.0 * jnp.log(jnp.where(none, 1.0, size)) - jnp.log(jnp.where(none, 1.0, squared))
+
+    return _root(log_excess, spectrum, size, size.shape)
+
+
+def _root(log_excess: Any, spectrum: Any, size: Float[Array, " t"], shape: tuple[int, ...]) -> Array:
+    """λ with log_excess(spectrum, size, λ) = 0, which grows with λ; 0 or ∞ where it has one sign.
+
+    Newton's method in log λ within a bracket; differentiable in the problem and in ``size``.
+    """
+    frozen, target = still(spectrum), jax.lax.stop_gradient(size)
+    s = frozen.singular_values
+    eps, largest = jnp.finfo(s.dtype).eps, jnp.max(s, initial=0.0)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    smallest = jnp.min(jnp.where(s > 0, s, largest), initial=jnp.inf)
+    # Beyond these nothing changes to rounding.
+    low = jnp.full(shape, 2 * jnp.log(smallest) + jnp.log(eps))
+    high = jnp.full(shape, 2 * jnp.log(largest) - jnp.log(eps))
+
+    def value_and_slope(x: Array) -> tuple[Array, Array]:
+        return jax.jvp(lambda x: log_excess(frozen, target, jnp.exp(x)), (x,), (jnp.ones_like(x),))
+
+    at_low = log_excess(frozen, target, jnp.exp(low))
+    at_high = log_excess(frozen, target, jnp.full(shape, jnp.inf, s.dtype))
+    regular = (at_low < 0) & (at_high > 0)
+    root = _secular.find_root(value_and_slope, low, high)
+    x = implicit_root(lambda x: jnp.where(regular, log_excess(spectrum, size, jnp.exp(x)), x), root)
+    lam = jnp.where(regular, jnp.exp(x), jnp.where(at_low >= 0, 0.0, jnp.inf))
+    return jnp.where(jnp.isnan(at_low) | jnp.isnan(at_high), jnp.nan, lam)

@@ -11,8 +11,8 @@ from jaxridge._types import Array
 class RESULTS(eqx.Enumeration):
     """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
 
-    Only ``successful``, ``rank_deficient``, ``unresolved``, ``max_products`` and ``residual_floor`` come with finite
-    numbers.
+    Only ``successful``, ``rank_deficient``, ``unresolved``, ``max_products``, ``residual_floor``,
+    ``unreachable_residual`` and ``trivial_residual`` come with finite numbers.
 
     >>> import jaxridge as jxr, jax.numpy as jnp
     >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
@@ -47,12 +47,22 @@ class RESULTS(eqx.Enumeration):
         "that it is symmetric and positive semidefinite, or add a multiple of the identity."
     )
     max_products = (
-        "max_steps products with the kernel matrix did not bring the residual down to tol: residual_norm says how far "
-        "it came. Raise max_steps, rank, tol or lam."
+        "As many products as allowed did not solve this lam to tol: residual_norm or error_bound says how far it came. "
+        "Raise max_steps or budget, rank, tol or lam."
     )
     residual_floor = (
         "Rounding keeps the residual at this lam above tol, however many steps are taken: residual_norm says how far "
         "it came. Use a larger lam or tol, or float64."
+    )
+    shared_null_space = (
+        "A and L have a null space in common, so that x is not determined there. Use another L, such as the identity."
+    )
+    unreachable_residual = (
+        "No lam makes the residual as small as asked, so lam is 0. Is the noise level too low?"
+    )
+    trivial_residual = (
+        "The residual is smaller than asked even for the smoothest x, so lam is infinite. Is the noise level too high, "
+        "or is there no signal?"
     )
     gradient_converged = "converged: the gradient is as small as gtol asks"
     cost_converged = "converged: no step that the data determine gains more than ftol of the cost"

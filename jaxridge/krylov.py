@@ -131,18 +131,24 @@ def done(state: State, max_steps: int | Int[Array, ""]) -> Bool[Array, ""]:
 
 
 def run(
-    g: Float[Array, "n c"], lams: Float[Array, " c"], product: Block, precondition: Any, tol: Scalar, max_steps: int
+    g: Float[Array, "n c"],
+    lams: Float[Array, " c"],
+    product: Block,
+    precondition: Any,
+    tol: Scalar,
+    max_steps: int,
+    penalty: Block = lambda V: V,
 ) -> tuple[Float[Array, "n c"], Stats]:
     """Iterate until every column is solved by its true residual, rests on rounding, or the steps are used up.
 
-    ``precondition(lams)`` is the `Block` for those λ. As columns are solved, the others go on in narrower blocks.
+    The systems are A + λP with ``penalty`` V ↦ PV, ``precondition(lams)`` is the `Block` for those λ. As columns are solved, the others go on in narrower blocks.
     """
     # Powers of two keep squares of any g inside the range of the dtype.
     unit = power_of_two(exponent(jnp.max(jnp.abs(g), axis=0, initial=0.0)), g.dtype)[None, :]
     g = g / unit
 
     def shifted(lams: Array) -> Block:
-        return lambda V: product(V) + lams[None, :] * V
+        return lambda V: product(V) + lams[None, :] * penalty(V)
 
     def stage(state: State, width: int, enough: int) -> State:
         """Steps with the columns that are active, ``width`` at most, until ``enough`` are left."""
@@ -206,7 +212,7 @@ def solve(
 
     Args:
         product: V ↦ AV on blocks (n, c), A symmetric positive semidefinite. rhs: (n, c), g. lams: (c,), λ ≥ 0.
-        precondition: (lams) ↦ (R ↦ M⁻¹R) with M near A + λ, such as ``LowRank(F)``; constant under differentiation.
+        precondition: (lams) ↦ (R ↦ M⁻¹R) with M near A + λ, such as ``LowRank.of(F)``; constant under differentiation.
         tol: a column is solved when ‖g − (A + λ)x‖ ≤ tol ‖g‖. max_steps: products with a block at most.
 
     Returns x (n, c) and `Stats`. Derivatives of every order in A, g and λ are those of the equation, by solves of
@@ -246,13 +252,20 @@ class LowRank(eqx.Module):
     squares: Float[Array, " r"]
     least: Scalar
 
-    def __init__(self, F: Float[Array, "n r"]):
+    @classmethod
+    def of(cls, F: Float[Array, "n r"]) -> "LowRank":
+        """From F."""
         # LAPACK's SVD never returns when an entry is infinite.
         F = jax.lax.stop_gradient(F)
-        self.U, s, _ = jnp.linalg.svd(poison(F, jnp.all(jnp.isfinite(F))), full_matrices=False)
+        U, s, _ = jnp.linalg.svd(poison(F, jnp.all(jnp.isfinite(F))), full_matrices=False)
+        return cls.spectral(U, s)
+
+    @classmethod
+    def spectral(cls, U: Float[Array, "n r"], s: Float[Array, " r"]) -> "LowRank":
+        """From U and s."""
         largest = jnp.square(jnp.max(s, initial=0.0))
-        self.least = jnp.maximum(jnp.min(jnp.square(s), initial=jnp.inf), jnp.finfo(s.dtype).eps * largest)
-        self.squares = jnp.maximum(jnp.square(s), self.least)
+        least = jnp.maximum(jnp.min(jnp.square(s), initial=jnp.inf), jnp.finfo(s.dtype).eps * largest)
+        return cls(U, jnp.maximum(jnp.square(s), least), least)
 
     def __call__(self, lams: Float[Array, " c"]) -> Block:
         """R ↦ M⁻¹R, column by column."""

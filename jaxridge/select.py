@@ -16,8 +16,15 @@ import numpy as np
 from jaxridge import _secular
 from jaxridge._folds import Folds, fold_factors, held_out, partition
 from jaxridge._implicit import implicit_root, one_by_one
+from jaxridge._implicit import still as keep_still
 from jaxridge._kernel_folds import KernelFolds, kernel_fold_factors, kernel_held_out
 from jaxridge._numerics import matmul
+from jaxridge._rules import Discrepancy as Discrepancy
+from jaxridge._rules import PredictiveRisk as PredictiveRisk
+from jaxridge._rules import discrepancy as discrepancy
+from jaxridge._rules import l_curve as l_curve
+from jaxridge._rules import predictive_risk as predictive_risk
+from jaxridge._rules import quasi_optimality as quasi_optimality
 from jaxridge._types import Array, Bool, Float, Int, Lam
 from jaxridge.design import Design, as_floats
 from jaxridge.plan import chunks
@@ -441,7 +448,7 @@ def refine(
         return jax.jvp(score, (x,), (jnp.ones_like(x),))[1]
 
     still = rule.still() if isinstance(rule, PreparedKFold) else rule
-    frozen = jax.lax.stop_gradient(spectrum)
+    frozen = keep_still(spectrum)
 
     def slope_and_curvature(x: Array) -> tuple[Array, Array]:
         return jax.jvp(lambda x: slope(still, frozen, x), (x,), (jnp.ones_like(x),))
@@ -478,7 +485,11 @@ def search(
     bound = bind(rule, spectrum)
     scores, spread = evaluate(bound, spectrum, lams, memory)
     better = (lambda lam, share: refine(bound, spectrum, lams, lam, share)) if refine_it else None
-    return settle(lams, scores, spread, pick, per_target, single, better)
+    if isinstance(rule, Discrepancy):
+        better = lambda lam, share: rule.root(spectrum.design, spectrum, share)  # noqa: E731
+    found = settle(lams, scores, spread, pick, per_target, single, better)
+    # A root may lie anywhere; where there is none λ is 0 or infinite.
+    return found._replace(at_edge=found.at_edge & ~isinstance(rule, Discrepancy))
 
 
 def settle(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxridge import _factor, _live
 from jaxridge._cholesky import from_cholesky
+from jaxridge._diagonal import DiagonalSpectrum, from_diagonal
 from jaxridge._factor import Factor
 from jaxridge._implicit import attach
 from jaxridge._kernel import (
@@ -37,10 +38,12 @@ from jaxridge._types import Array, Bool, Float, Lam
 from jaxridge.design import Beyond, Design, make_design, standard_form
 
 __all__ = [
+    "DiagonalSpectrum",
     "KernelSpectrum",
     "Spectrum",
     "from_cholesky",
     "from_design",
+    "from_diagonal",
     "from_gram",
     "from_kernel",
     "from_kernel_cholesky",
@@ -94,10 +97,13 @@ class Spectrum(eqx.Module):
         d = self.design.X.shape[1]
         return jnp.sum(self.design.penalty[:, None] * jnp.square(self.coef(lam)[:d]), axis=0)
 
+    def penalised(self, lam: Lam) -> Float[Array, "d t"]:
+        """√pⱼ wⱼ, of which `norm` is the norm."""
+        return jnp.sqrt(self.design.penalty)[:, None] * self.coef(lam)[: self.design.X.shape[1]]
+
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """(Σⱼ pⱼ wⱼ²)^½, with derivative 0 where it is 0."""
-        d = self.design.X.shape[1]
-        w = jnp.sqrt(self.design.penalty)[:, None] * self.coef(lam)[:d]
+        w = self.penalised(lam)
         # In units of the largest entry: squares of 1e±200 leave the range of the dtype.
         unit = power_of_two(exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(w)), axis=0, initial=0.0)), w.dtype)
         squared = jnp.sum(jnp.square(w / unit[None, :]), axis=0)

@@ -191,7 +191,7 @@ def test_the_preconditioner_inverts_its_own_matrix_and_saves_steps():
     @jax.jit
     def counts(g):
         F = krylov.pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], 60, KEY).F
-        M, inside = krylov.LowRank(F), F @ (F.T @ g)
+        M, inside = krylov.LowRank.of(F), F @ (F.T @ g)
         inverted = M(lams)(F @ (F.T @ inside) + lams[None, :] * inside) / (M.least + lams)[None, :]
         steps = [krylov.solve(lambda V: K @ V, g, lams, P, max_steps=2000)[1].iterations for P in (M, krylov.identity)]
         return inside, inverted, steps
