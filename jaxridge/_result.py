@@ -57,9 +57,7 @@ class RESULTS(eqx.Enumeration):
     shared_null_space = (
         "A and L have a null space in common, so that x is not determined there. Use another L, such as the identity."
     )
-    unreachable_residual = (
-        "No lam makes the residual as small as asked, so lam is 0. Is the noise level too low?"
-    )
+    unreachable_residual = "No lam makes the residual as small as asked, so lam is 0. Is the noise level too low?"
     trivial_residual = (
         "The residual is smaller than asked even for the smoothest x, so lam is infinite. Is the noise level too high, "
         "or is there no signal?"

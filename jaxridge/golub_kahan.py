@@ -110,9 +110,7 @@ def start(adjoint: Map, b: Float[Array, " m"], n: int, budget: int, keep: bool) 
     rows = math.ceil((budget + 1) / _ROWS) * _ROWS
     U, V = (jnp.zeros((rows, x.shape[0]), dtype).at[0].set(x) if keep else None for x in (u, v))
     none = jnp.zeros(budget + 1, dtype)
-    return Bidiagonal(
-        U, V, u, v, none.at[0].set(alpha), none.at[0].set(size * b_unit), unit, jnp.zeros((), jnp.int32)
-    )
+    return Bidiagonal(U, V, u, v, none.at[0].set(alpha), none.at[0].set(size * b_unit), unit, jnp.zeros((), jnp.int32))
 
 
 def step(state: Bidiagonal, apply: Map, adjoint: Map) -> Bidiagonal:

@@ -206,15 +206,17 @@ class Direct(eqx.Module):
 
 
 class Diagonal(eqx.Module):
-    """A, and L if there is one, made diagonal by one orthonormal transform."""
+    """A, and LᵀL if there is an L, made diagonal by one orthonormal transform."""
 
     A: operators.Diagonalised
-    L: operators.Diagonalised | None
+    gram: operators.Diagonalised | None
 
     def spectrum(self, live: Live, lams: Float[Array, " k"]) -> DiagonalSpectrum:
         b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
         z = columns(lambda y: self.A.analyse(live.A.outputs.shaped(y)).ravel(), b)
-        return from_diagonal(self.A.symbol.ravel(), z, penalty=None if self.L is None else self.L.symbol.ravel())
+        return from_diagonal(
+            self.A.symbol.ravel(), z, penalty=None if self.gram is None else jnp.sqrt(self.gram.symbol.ravel())
+        )
 
     def solution(self, live: Live, spectrum: DiagonalSpectrum, lam: Array) -> Float[Array, "n t"]:
         shape = self.A.symbol.shape
@@ -657,8 +659,8 @@ def _route(A: Any, L: Any, weights: Any, whiten: Any, norm: Seminorm | None, giv
         return Direct()
     fast = None if weights is not None or whiten is not None else operators.diagonalised(A)
     if fast is not None:
-        smooth = None if L is None else operators.diagonalised(L)
-        if L is None or (smooth is not None and smooth.same_transform(fast)):
+        smooth = L.gram() if hasattr(L, "gram") else None
+        if L is None or (smooth is not None and smooth.basis == fast.basis):
             return Diagonal(fast, smooth)
     return GolubKahan() if norm is not None else PerLam()
 
@@ -772,9 +774,7 @@ def _choice(path: Path, rule: Any, per_target: bool, refine: bool) -> Choice:
         solved = (path.error_bound <= spectrum.tol).reshape(path.rss.shape)
         judged = rule if isinstance(rule, select.Discrepancy) else _Solved(rule)
     single = factored.problem.single
-    found = select.search(
-        judged, spectrum, lams, select.lowest, per_target, refine, plan.MEMORY, single
-    )
+    found = select.search(judged, spectrum, lams, select.lowest, per_target, refine, plan.MEMORY, single)
     columns = solved[:, None] if single else solved
     known = columns if per_target else jnp.all(columns, axis=1, keepdims=True)
     below = jax.vmap(_unsolved_below, in_axes=(None, 1, 0))(lams, known, jnp.atleast_1d(found.lam))

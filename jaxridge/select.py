@@ -489,7 +489,7 @@ def search(
         better = lambda lam, share: rule.root(spectrum.design, spectrum, share)  # noqa: E731
     found = settle(lams, scores, spread, pick, per_target, single, better)
     # A root may lie anywhere; where there is none λ is 0 or infinite.
-    return found._replace(at_edge=found.at_edge & ~isinstance(rule, Discrepancy))
+    return found._replace(at_edge=found.at_edge & (not isinstance(rule, Discrepancy)))
 
 
 def settle(
