@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxridge._implicit import moves
@@ -138,7 +139,7 @@ class Seminorm(eqx.Module):
         """L⁺u."""
         if self.L is None:
             return u
-        if isinstance(self.inverse, Array | np.ndarray):
+        if eqx.is_array(self.inverse):
             return matmul(self.inverse, u)
         return self.L.inputs.flat(self.inverse.pinv(self.L.outputs.shaped(u)))
 
@@ -146,7 +147,7 @@ class Seminorm(eqx.Module):
         """(L⁺)ᵀx."""
         if self.L is None:
             return x
-        if isinstance(self.inverse, Array | np.ndarray):
+        if eqx.is_array(self.inverse):
             return matmul(self.inverse.T, x)
         return jax.linear_transpose(self.times, jax.ShapeDtypeStruct((self.size,), x.dtype))(x)[0]
 
@@ -171,7 +172,7 @@ def seminorm(L: Any, n: int, dtype: Any, nullity: int | None) -> Seminorm | None
 
 def nullity_of(L: Any) -> int:
     """n − rank of a matrix whose numbers are known, with NumPy's cut-off."""
-    if isinstance(L, jax.core.Tracer):
+    if isinstance(L, Tracer):
         raise ValueError(
             "L is traced, so that the dimension of its null space is not known; pass nullity=, for example 1 for a "
             "first difference and 2 for a second one."

@@ -533,7 +533,7 @@ def filter_factors(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "r 
     problem = _problem(A, m.outputs.shaped(jnp.zeros(m.shape[0], m.outputs.dtype)), **{**terms, "solver": Direct()})
     s, lam = _spectrum(problem).singular_values, as_floats("lam", lam, (0, 1)).astype(m.outputs.dtype)
     squares = jnp.square(s).reshape(-1, *(1,) * lam.ndim)
-    return safe_divide(squares, squares + lam)
+    return safe_divide(*jnp.broadcast_arrays(squares, squares + lam[None]))
 
 
 def resolution(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "n n"]:

@@ -44,6 +44,7 @@ __all__ = [
     "check_adjoint",
     "diagonalised",
     "difference",
+    "function",
     "gaussian_blur",
     "line_integrals",
     "radon",
@@ -507,6 +508,22 @@ def gaussian_blur(
         raise ValueError(f"radius is {radius}; give a whole number of pixels, such as four times the width.")
     space = _struct(shape, leaf.dtype)
     return GaussianBlur(space, space, leaf, boundary, tuple(int(r) for r in np.broadcast_to(radii, len(shape))))
+
+
+def function(fn: Callable[[Any], Any], shape: Any, dtype: Any = None) -> lx.FunctionLinearOperator:
+    """A linear function as an operator: ``fn`` of an array x of that shape, its adjoint by ``jax.linear_transpose``.
+
+    ``shape`` may be a pytree of ``jax.ShapeDtypeStruct`` where x is one of arrays; `check_adjoint` tells whether fn is
+    linear. Arrays that fn closes over are leaves of the operator, so that derivatives flow through them.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import inverse, operators
+    >>> A = operators.function(lambda x: jnp.cumsum(x), 3)
+    >>> print(inverse.tikhonov(A, jnp.array([1.0, 2.0, 3.0]), 0.0).x.round(4))
+    [1. 1. 1.]
+    """
+    plain = isinstance(shape, int) or (isinstance(shape, tuple) and all(isinstance(n, int) for n in shape))
+    return lx.FunctionLinearOperator(fn, _struct([shape] if isinstance(shape, int) else shape, dtype) if plain else shape)
 
 
 # --- Differences ---
