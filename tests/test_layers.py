@@ -20,6 +20,7 @@ LAYERS = (
     "losses",
     "_steps",
     "plan",
+    "operators",
     "design",
     "kernels",
     "_factor",
