@@ -949,16 +949,17 @@ def check_adjoint(
             raise ValueError("A is a function; give adjoint= and shape= too.")
         forward, back = A, adjoint
         space = shape if isinstance(shape, jax.ShapeDtypeStruct) else _struct(_image_shape(shape, range(1, 9)))
-    x, z = (_normal(space, k, trials) for k in jax.random.split(key, 2))
-    return _discrepancy(forward, back, x, z, jax.random.fold_in(key, trials))
+    return jax.jit(lambda key: _discrepancy(forward, back, space, key, trials))(key)
 
 
-def _discrepancy(forward: Callable[[Any], Any], back: Callable[[Any], Any], x: Any, z: Any, key: Any) -> Scalar:
-    """Of many pairs, along the first axis. One program for all that ``forward`` is applied to compiles it once."""
+def _discrepancy(forward: Callable, back: Callable, space: Any, key: Any, trials: int) -> Scalar:
+    """Of many pairs, along the first axis; all that a function is applied to at once, so that it is compiled once."""
+    for_x, for_z, for_y = jax.random.split(key, 3)
+    x, z = _normal(space, for_x, trials), _normal(space, for_z, trials)
     mixed = jax.tree.map(lambda x, z: jnp.concatenate([x, z, 2 * x - z]), x, z)
     out = jax.lax.map(forward, mixed)
     Ax, Az, bent = jnp.split(jax.vmap(_flat)(out), 3)
-    y = _normal(jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), out), key, len(Ax))
+    y = _normal(jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), out), for_y, trials)
     x, y, Aty = (jax.vmap(_flat)(v) for v in (x, y, jax.lax.map(back, y)))
     if x.shape != Aty.shape:
         raise ValueError(f"adjoint gives {Aty.shape[1]} numbers for the {x.shape[1]} of x; it takes A x back to x.")
