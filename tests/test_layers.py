@@ -46,6 +46,7 @@ LAYERS = (
     "nonlinear",
     "_batch",
     "uncertainty",
+    "testproblems",
     "__init__",
     "plot",
     "_table",
