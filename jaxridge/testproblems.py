@@ -1,8 +1,8 @@
 """Classical discrete ill-posed problems, with their exact solutions and noise of a given level.
 
-Each function discretises a Fredholm or Volterra integral equation of the first kind, ∫ K(s, t) f(t) dt = g(s), and
-returns a `Problem` with ``A``, ``x`` and ``b``; the definitions are those under which figures are published
-(Hansen 1994, Numer. Algorithms 6, 1: "Regularization Tools"). Two discretisations occur:
+Each function returns a `Problem` with ``A``, ``x`` and ``b``. Images have an operator for A and b = A x; the others
+discretise a Fredholm or Volterra integral equation of the first kind, ∫ K(s, t) f(t) dt = g(s), as they are defined
+where figures are published (Hansen 1994, Numer. Algorithms 6, 1: "Regularization Tools"), in one of two ways:
 
     collocation   A_ij = h K(s_i, t_j), a quadrature rule in t demanded at points s_i; x_j = f(t_j)
     Galerkin      A_ij = ∫∫ φ_i(s) K(s, t) ψ_j(t), x_j = ∫ ψ_j f, b_i = ∫ φ_i g, where φ_i and ψ_j are 1/√h on a box
@@ -19,18 +19,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxridge import operators
 from jaxridge._types import Array, Float, Scalar
 
 __all__ = [
     "ALL",
     "Problem",
     "baart",
+    "blur",
     "deriv2",
     "foxgood",
     "gravity",
     "heat",
     "phillips",
     "shaw",
+    "shepp_logan",
+    "tomography",
+    "travel_time",
 ]
 
 
@@ -44,9 +49,9 @@ class Problem(eqx.Module):
     ((20, 20), (20,))
     """
 
-    A: Any  # an array (m, n) or, for images, a lineax operator
-    x: Array
-    b: Array
+    A: Any  # an array (m, n) or, for images, an operator
+    x: Array  # (n,), or an image
+    b: Array  # (m,), or in the shape of what the operator gives
     name: str = eqx.field(static=True)
 
     def noisy(self, key: Array, level: Any) -> Array:
@@ -96,6 +101,11 @@ def _example(example: Any, known: dict[int, Any]) -> Any:
 
 def _midpoints(n: int, low: float, high: float) -> Float[np.ndarray, " n"]:
     return low + (high - low) * (np.arange(n) + 0.5) / n
+
+
+def _image_problem(name: str, A: operators.Operator, x: np.ndarray) -> Problem:
+    image = jnp.asarray(x, A.in_structure().dtype)
+    return Problem(A, image, A.mv(image), name)
 
 
 def _on_boxes(f: Callable[[np.ndarray], np.ndarray], n: int, low: float, high: float) -> Float[np.ndarray, "*rows n"]:
@@ -151,13 +161,12 @@ def phillips(n: int = 64, dtype: Any = None) -> Problem:
 
 
 def heat(n: int = 64, kappa: float = 1.0, dtype: Any = None) -> Problem:
-    """Heat at the end of a rod, from its history at the other: K(s, t) = k(s − t) for 0 ≤ t ≤ s ≤ 1 (Volterra), where
+    """Temperature at a surface, from its record at the depth 1/κ: K(s, t) = k(s − t) for 0 ≤ t ≤ s ≤ 1 (Volterra),
 
         k(u) = u^(−3/2)/(2κ√π) exp(−1/(4κ²u)).
 
-    A rise, a hump and a decay, f, at t_j = jh, by collocation at s_i = (i + ½)h, h = 1/n, n even; b = A x. ``kappa``
-    from 1 (ill-posed beyond any dtype: most singular values are noise) to 5 (mild).
-    Carasso (1982), SIAM J. Appl. Math. 42, 558.
+    f rises, peaks and decays; its values at t_j = jh, and collocation at s_i = (i + ½)h, h = 1/n, n even; b = A x.
+    ``kappa`` from 1 (severely ill-posed) to 5 (mild). Carasso (1982), SIAM J. Appl. Math. 42, 558.
 
     >>> from jaxridge import testproblems
     >>> float(testproblems.heat(64).A[0, 1])
@@ -270,3 +279,101 @@ def baart(n: int = 64, dtype: Any = None) -> Problem:
 
 # Those with a matrix, for sweeps: each takes n, a multiple of 4, and a dtype.
 ALL = {f.__name__: f for f in (shaw, phillips, heat, deriv2, gravity, foxgood, baart)}
+
+
+# Value, half-axes, centre and turn (degrees) of ten ellipses in [−1, 1]², as modified for contrast by Toft (1996).
+_HEAD = (
+    (1.0, 0.69, 0.92, 0.0, 0.0, 0.0),
+    (-0.8, 0.6624, 0.874, 0.0, -0.0184, 0.0),
+    (-0.2, 0.11, 0.31, 0.22, 0.0, -18.0),
+    (-0.2, 0.16, 0.41, -0.22, 0.0, 18.0),
+    (0.1, 0.21, 0.25, 0.0, 0.35, 0.0),
+    (0.1, 0.046, 0.046, 0.0, 0.1, 0.0),
+    (0.1, 0.046, 0.046, 0.0, -0.1, 0.0),
+    (0.1, 0.046, 0.023, -0.08, -0.605, 0.0),
+    (0.1, 0.023, 0.023, 0.0, -0.606, 0.0),
+    (0.1, 0.023, 0.046, 0.06, -0.605, 0.0),
+)
+_BOXES = ((0.6, 0.3, 0.2, -0.45, 0.5, 0.0), (1.0, 0.04, 0.5, 0.75, 0.1, 0.0), (0.8, 0.35, 0.05, -0.35, -0.65, 20.0))
+_DISCS = ((0.5, 0.3, 0.3, 0.2, 0.3, 0.0), (0.5, 0.12, 0.12, 0.25, 0.35, 0.0), (1.0, 0.06, 0.06, 0.45, -0.6, 0.0))
+
+
+def _figures(n: int, rows: tuple[tuple[float, ...], ...], order: float = 2) -> Float[np.ndarray, "n n"]:
+    """The sum of the values of the figures that each pixel's centre lies in: ellipses, or boxes for the order ∞."""
+    _check_size(n)
+    u = _midpoints(n, -1, 1)
+    image = np.zeros((n, n))
+    for value, a, b, x, y, degrees in rows:
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        right, up = u[None, :] - x, -u[:, None] - y
+        place = np.stack([(right * cos + up * sin) / a, (up * cos - right * sin) / b])
+        image += value * (np.linalg.norm(place, order, axis=0) <= 1)
+    return image
+
+
+def shepp_logan(n: int) -> Float[np.ndarray, "n n"]:
+    """The section of a head made of ten ellipses, values from 0 to 1, in NumPy's float64.
+
+    Shepp and Logan (1974), IEEE Trans. Nucl. Sci. 21, 21, with the contrast of Toft (thesis, DTU, 1996).
+
+    >>> from jaxridge import testproblems
+    >>> round(testproblems.shepp_logan(63)[31, 31].item(), 6)
+    0.2
+    """
+    # Sums of tenths are 0 only up to rounding.
+    return np.round(_figures(n, _HEAD), 10)
+
+
+def blur(image: Any = 64, width: float = 2.0, dtype: Any = None) -> Problem:
+    """An image out of focus: Gaussian blur of standard deviation ``width`` pixels, black beyond the border.
+
+    ``image`` is one (n, m), or the size n of a picture of boxes and discs, sharp edges all. b is an image as well.
+    A has Kronecker factors: ``operators.separated(problem.A)``.
+
+    >>> from jaxridge import testproblems
+    >>> testproblems.blur(32).b.shape
+    (32, 32)
+    """
+    if np.ndim(image) not in (0, 2):
+        raise ValueError(f"image has shape {np.shape(image)}; give one of two axes, or a size, such as image=64.")
+    x = np.asarray(image) if np.ndim(image) else _figures(image, _DISCS) + _figures(image, _BOXES, np.inf)
+    return _image_problem(
+        "blur", operators.gaussian_blur(x.shape, jnp.asarray(width, _float(dtype)), boundary="zero"), x
+    )
+
+
+def tomography(n: int = 64, angles: Any = None, dtype: Any = None) -> Problem:
+    """X-rays through `shepp_logan` (n, n) at ``angles`` in radians, or at n of them over a half turn.
+
+    b (angles, bins) is the sinogram of the image, in lengths of pixels: its discrete Radon transform.
+
+    >>> from jaxridge import testproblems
+    >>> testproblems.tomography(16, angles=[0.0, 0.8]).b.shape
+    (2, 23)
+    """
+    x = shepp_logan(n)
+    angles = np.pi * np.arange(n) / n if angles is None else angles
+    return _image_problem("tomography", operators.radon(x.shape, angles, dtype=_float(dtype)), x)
+
+
+def travel_time(n: int = 32, dtype: Any = None) -> Problem:
+    """Seismic waves between a borehole on the left, another on the right, and the surface, row 0 of n × n cells.
+
+    x is slowness, 1/velocity, with a fast body and a slow one, both smooth, in ground of velocity 1. A source in each
+    cell of the left side is heard in each of the right side and then of the surface: b (n, 2n), along straight rays.
+
+    >>> from jaxridge import testproblems
+    >>> testproblems.travel_time(8).b.shape
+    (8, 16)
+    """
+    _check_size(n)
+    t = _midpoints(n, 0, 1)
+
+    def body(row: float, column: float, size: float) -> np.ndarray:
+        return np.exp(-((t[:, None] - row) ** 2 + (t[None, :] - column) ** 2) / (2 * size**2))
+
+    middle, zero = np.arange(n) + 0.5, np.zeros(n)
+    right, surface = np.stack([middle, zero + n], axis=1), np.stack([zero, middle], axis=1)
+    sources, receivers = np.stack([middle, zero], axis=1), np.concatenate([right, surface])
+    A = operators.travel_time((n, n), sources, receivers, dtype=_float(dtype))
+    return _image_problem("travel_time", A, 1 / (1 + 0.3 * body(0.35, 0.6, 0.12) - 0.2 * body(0.7, 0.35, 0.15)))

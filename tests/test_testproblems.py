@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import minimize_scalar
 
-from jaxridge import testproblems
+from jaxridge import operators, testproblems
 
 KEY = jax.random.key(5)
 
@@ -228,6 +229,76 @@ def test_dtype(name):
         assert jnp.array_equal(a, b.astype(jnp.float32))
 
 
+def test_blur():
+    for problem in (testproblems.blur(40, 1.5), testproblems.blur(np.arange(12.0).reshape(3, 4), 1.5)):
+        np.testing.assert_allclose(problem.b, gaussian_filter(problem.x, 1.5, mode="constant"), atol=1e-13)
+    assert problem.x.tolist() == np.arange(12.0).reshape(3, 4).tolist()
+    assert operators.separated(problem.A)[1].shape == (4, 4)
+
+
+def test_shepp_logan():
+    """The values of its parts, at points (right, up) within them, and of its mass."""
+    x = testproblems.shepp_logan(400)
+    points = {(0, 0.9): 1.0, (0, -0.3): 0.2, (0.22, 0): 0.0, (-0.22, 0): 0.0, (0, 0.4): 0.3, (0.95, 0.95): 0.0}
+    for (u, v), value in points.items():
+        assert x[int(200 * (1 - v)), int(200 * (1 + u))] == value
+    assert np.unique(x).min() == 0
+    assert np.unique(x).max() == 1
+    mass = sum(np.pi * value * a * b for value, a, b, *_ in testproblems._HEAD)
+    np.testing.assert_allclose(4 * np.mean(x), mass, rtol=2e-3)
+
+
+def projection(angle, t):
+    """∫ of the head along u cos θ − v sin θ = t, v up, by the lengths of chords of its ellipses."""
+    total, direction = np.zeros_like(t), np.array([np.cos(angle), -np.sin(angle)])
+    for value, a, b, u, v, degrees in testproblems._HEAD:
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        reach2 = (a * (direction @ [cos, sin])) ** 2 + (b * (direction @ [-sin, cos])) ** 2
+        chord = np.maximum(reach2 - (t - direction @ [u, v]) ** 2, 0.0)
+        total += value * 2 * a * b / reach2 * np.sqrt(chord)
+    return total
+
+
+def test_tomography():
+    """The sinogram against that of the ellipses, from which pixels of width h differ by O(h) at edges."""
+    angles, errors = np.array([0.0, 0.5, 2.0]), []
+    for n in (32, 128):
+        b = testproblems.tomography(n, angles).b
+        t = 2 / n * (np.arange(b.shape[1]) - (b.shape[1] - 1) / 2)
+        exact = np.stack([projection(angle, t) for angle in angles]) * n / 2
+        errors.append(np.linalg.norm(b - exact) / np.linalg.norm(exact))
+    assert errors[1] < min(0.04, errors[0] / 3), errors
+    assert testproblems.tomography(8).b.shape == (8, 12)
+
+
+def test_travel_time():
+    """Along rays through the smooth ground, from which cells differ by O(h²), and distances in uniform ground."""
+    n = 40
+    problem = testproblems.travel_time(n)
+    middle = np.arange(n) + 0.5
+    ends = [(r, n) for r in middle] + [(0.0, c) for c in middle]
+
+    def slowness(row, column):
+        fast = np.exp(-((row / n - 0.35) ** 2 + (column / n - 0.6) ** 2) / (2 * 0.12**2))
+        slow = np.exp(-((row / n - 0.7) ** 2 + (column / n - 0.35) ** 2) / (2 * 0.15**2))
+        return 1 / (1 + 0.3 * fast - 0.2 * slow)
+
+    lengths = [[np.hypot(end[0] - r, end[1]) for end in ends] for r in middle]
+    np.testing.assert_allclose(problem.A.mv(jnp.ones((n, n))), lengths, rtol=1e-12)
+    for i, j in [(3, 25), (20, 20), (39, 0), (10, 70), (30, 41)]:
+        (row, column), length = ends[j], lengths[i][j]
+        time = length * integral(lambda a, i=i, r=row, c=column: slowness(middle[i] + a * (r - middle[i]), a * c), 0, 1)
+        np.testing.assert_allclose(problem.b[i, j], time, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["blur", "tomography", "travel_time"])
+def test_dtype_of_images(name):
+    problem = getattr(testproblems, name)(8, dtype=jnp.float32)
+    noisy = problem.noisy(KEY, 0.1)
+    assert {problem.x.dtype, problem.b.dtype, noisy.dtype, problem.A.in_structure().dtype} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(jnp.linalg.norm(noisy - problem.b), 0.1 * jnp.linalg.norm(problem.b), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -243,6 +314,11 @@ def test_dtype(name):
         (lambda: testproblems.gravity(8, depth=0.0), "depth is 0.0"),
         (lambda: testproblems.heat(8, kappa=-1.0), "kappa is -1.0"),
         (lambda: testproblems.shaw(8, dtype=int), "dtype is"),
+        (lambda: testproblems.blur(np.ones(4)), r"image has shape \(4,\)"),
+        (lambda: testproblems.blur(-3), "n is -3"),
+        (lambda: testproblems.blur(8, width=0.0), "width is 0.0"),
+        (lambda: testproblems.tomography(2.5), "n is 2.5"),
+        (lambda: testproblems.travel_time(0), "n is 0"),
     ],
 )
 def test_misuse(call, message):
