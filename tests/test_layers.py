@@ -47,6 +47,7 @@ LAYERS = (
     "nonlinear",
     "_batch",
     "uncertainty",
+    "testproblems",
     "__init__",
     "plot",
     "_table",
