@@ -392,6 +392,7 @@ def _squared_norm_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) ->
 
 def _residual_dof_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Float[Array, " c"]:
     share = lambda state: jnp.square(state.beta[0]) * residual_share(state, lams)  # noqa: E731
+    assert spectrum.traces is not None
     return jnp.mean(jax.vmap(share)(spectrum.traces), axis=0)
 
 
@@ -403,6 +404,7 @@ def _logdet_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Floa
         logs = jnp.log1p(jnp.square(s)[:, None] / lams[None, :])
         return jnp.square(state.beta[0]) * matmul(jnp.square(U[0]), logs)
 
+    assert spectrum.traces is not None
     return jnp.mean(jax.vmap(one)(spectrum.traces), axis=0)
 
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from jaxridge import operators, plan, select
 from jaxridge._diagonal import DiagonalSpectrum, from_diagonal
+from jaxridge._implicit import once_only, still
 from jaxridge._maps import Layout, Map, Seminorm, columns, seminorm
 from jaxridge._norm import lam_of_any_norm, lam_of_residual
-from jaxridge._implicit import once_only, still
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._projected import Live, PerLamSpectrum, ProjectedSpectrum, largest_singular_value, project
 from jaxridge._result import RESULTS, override

@@ -161,13 +161,12 @@ def phillips(n: int = 64, dtype: Any = None) -> Problem:
 
 
 def heat(n: int = 64, kappa: float = 1.0, dtype: Any = None) -> Problem:
-    """Heat at the end of a rod, from its history at the other: K(s, t) = k(s − t) for 0 ≤ t ≤ s ≤ 1 (Volterra), where
+    """Temperature at a surface, from its record at the depth 1/κ: K(s, t) = k(s − t) for 0 ≤ t ≤ s ≤ 1 (Volterra),
 
         k(u) = u^(−3/2)/(2κ√π) exp(−1/(4κ²u)).
 
-    A rise, a hump and a decay, f, at t_j = jh, by collocation at s_i = (i + ½)h, h = 1/n, n even; b = A x. ``kappa``
-    from 1 (ill-posed beyond any dtype: most singular values are noise) to 5 (mild).
-    Carasso (1982), SIAM J. Appl. Math. 42, 558.
+    f rises, peaks and decays; its values at t_j = jh, and collocation at s_i = (i + ½)h, h = 1/n, n even; b = A x.
+    ``kappa`` from 1 (severely ill-posed) to 5 (mild). Carasso (1982), SIAM J. Appl. Math. 42, 558.
 
     >>> from jaxridge import testproblems
     >>> float(testproblems.heat(64).A[0, 1])
@@ -315,7 +314,7 @@ def _figures(n: int, rows: tuple[tuple[float, ...], ...], order: float = 2) -> F
 def shepp_logan(n: int) -> Float[np.ndarray, "n n"]:
     """The section of a head made of ten ellipses, values from 0 to 1, in NumPy's float64.
 
-    Shepp and Logan (1974), IEEE Trans. Nucl. Sci. 21, 21, with the contrast of Toft (1996), thesis, DTU, p. 199.
+    Shepp and Logan (1974), IEEE Trans. Nucl. Sci. 21, 21, with the contrast of Toft (thesis, DTU, 1996).
 
     >>> from jaxridge import testproblems
     >>> round(testproblems.shepp_logan(63)[31, 31].item(), 6)

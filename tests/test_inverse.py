@@ -265,7 +265,7 @@ def test_rules_by_their_definitions():
     path = inverse.tikhonov_path(A, b, np.exp(t))
     spectrum, step = path.factored.spectrum, t[1] - t[0]
     score = lambda rule: np.asarray(jax.jit(jax.vmap(lambda lam: rule(spectrum.design, spectrum, lam)[0]))(path.lams))  # noqa: E731
-    inner, slope = slice(200, -200, 100), lambda v: np.gradient(v, step)  # noqa: E731
+    inner, slope = slice(200, -200, 100), lambda v: np.gradient(v, step)
     x, y = 0.5 * np.log(np.asarray(path.rss)), np.log(np.asarray(path.norm))
     curvature = (slope(x) * slope(slope(y)) - slope(slope(x)) * slope(y)) / np.hypot(slope(x), slope(y)) ** 3
     np.testing.assert_allclose(-score(select.l_curve)[inner], curvature[inner], rtol=1e-3, atol=1e-3)
@@ -462,7 +462,9 @@ def test_codes(products):
 MISUSE = {
     "A is a function; say which x": lambda A, b: inverse.tikhonov(lambda x: A @ x, b, 1.0),
     "A is complex": lambda A, b: inverse.tikhonov(A + 0j, b, 1.0),
-    "only real floating operators": lambda A, b: inverse.tikhonov(operators.function(lambda x: jax.lax.complex(x, x), N), b, 1.0),
+    "only real floating operators": lambda A, b: inverse.tikhonov(
+        operators.function(lambda x: jax.lax.complex(x, x), N), b, 1.0
+    ),
     "b has shape (15,) and A gives (16,)": lambda A, b: inverse.tikhonov(A, b[1:], 1.0),
     "L takes x of 15 numbers and A of 16": lambda A, b: inverse.tikhonov(A, b, 1.0, L=D1[:, 1:]),
     "nullity is 17": lambda A, b: inverse.tikhonov(A, b, 1.0, L=np.eye(N), nullity=17),

@@ -53,6 +53,7 @@ LAYERS = (
     "_batch",
     "uncertainty",
     "inverse",
+    "testproblems",
     "__init__",
     "plot",
     "_table",
