@@ -1,6 +1,6 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import design, features, kernels, krylov, losses, nonlinear, plan, select, spectrum, stream
+from jaxridge import design, features, kernels, krylov, losses, nonlinear, operators, plan, select, spectrum, stream
 from jaxridge._batch import least_squares_batch
 from jaxridge._large import Iterative, Nystroem
 from jaxridge._result import RESULTS
@@ -49,6 +49,7 @@ __all__ = [
     "losses",
     "minimize",
     "nonlinear",
+    "operators",
     "plan",
     "ridge",
     "ridge_ball",
