@@ -28,8 +28,7 @@ class _Sweep(eqx.Module):
     step: Float[Array, " a"]
 
     def lines(self, dtype: Any) -> tuple[Array, Array, Array]:
-        start, slope, step = jax.lax.stop_gradient((self.start, self.slope, self.step))
-        return start.astype(dtype), slope.astype(dtype), step.astype(dtype)
+        return self.start.astype(dtype), self.slope.astype(dtype), self.step.astype(dtype)
 
     def project(self, x: Float[Array, "n m"], bins: int) -> Float[Array, "a bins"]:
         """Σᵢ of x between its two pixels next to the crossing of row i."""
@@ -78,21 +77,19 @@ class Radon(Operator):
     reach: int = eqx.field(static=True)
 
     def apply(self, x: Array) -> Array:
-        return tied(self._forward, self._adjoint, self.codomain.shape)(x)
+        still = jax.lax.stop_gradient(self)
+        return tied(still._forward, still._adjoint, self.codomain.shape)(x)
 
     def _forward(self, x: Array) -> Array:
         bins = self.codomain.shape[1]
         both = jnp.concatenate([self.rows.project(x, bins), self.columns.project(x.T, bins)])
-        return jnp.zeros_like(both).at[self.place].set(both * self._scale(x.dtype), unique_indices=True)
+        return jnp.zeros_like(both).at[self.place].set(both * self.scale.astype(x.dtype)[:, None], unique_indices=True)
 
     def _adjoint(self, y: Array) -> Array:
         (n, m), split = self.domain.shape, self.rows.start.shape[0]
-        both = take(y, self.place) * self._scale(y.dtype)
+        both = take(y, self.place) * self.scale.astype(y.dtype)[:, None]
         down = self.rows.back(both[:split], (n, m), self.reach)
         return down + self.columns.back(both[split:], (m, n), self.reach).T
-
-    def _scale(self, dtype: Any) -> Array:
-        return jax.lax.stop_gradient(self.scale.astype(dtype))[:, None]
 
 
 def radon(shape: Any, angles: Any, bins: int | None = None, spacing: float = 1.0, *, dtype: Any = None) -> Radon:
