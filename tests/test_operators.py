@@ -158,7 +158,7 @@ def test_contract(name):
     assert not lx.is_symmetric(A) or np.allclose(dense, dense.T, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["blur, zero", "gaussian, reflective", "radon", "rays", "difference 2 of (4, 5)"])
+@pytest.mark.parametrize("name", ["blur, zero", "radon", "rays"])
 def test_adjoint(name):
     """To rounding in both dtypes; the dtype is that of the vector."""
     A = OPERATORS[name][0]()
@@ -168,7 +168,7 @@ def test_adjoint(name):
 
 
 def test_eager_and_matrix_of_the_adjoint():
-    A = operators.radon((3, 3), [0.3, 2.0])
+    A = operators.line_integrals((2, 3, 2), RAYS3)
     x = normal(A.domain)
     close(A.mv(x), jax.jit(lambda x: A.mv(x))(x))
     close(A.T.as_matrix(), A.as_matrix().T)
@@ -243,7 +243,7 @@ def test_diagonalised(name):
 def test_cosine_basis_is_scipys():
     x = normal(jax.ShapeDtypeStruct((5, 8), float))
     D = operators.diagonalised(operators.gaussian_blur((5, 8), 1.0))
-    close(D.analyse(x), scipy.fft.dctn(x, norm="ortho"))
+    close(jax.jit(lambda x: D.analyse(x))(x), scipy.fft.dctn(x, norm="ortho"))
 
 
 def test_traced_kernel_is_symmetric_if_said_to_be():
@@ -257,7 +257,7 @@ def test_traced_kernel_is_symmetric_if_said_to_be():
 def test_separated():
     A = operators.gaussian_blur((4, 5), [1.0, 0.6], boundary="zero")
     F, G = operators.separated(A)
-    close(np.kron(F, G), A.as_matrix())
+    close(np.kron(F, G), columns(gaussian([1.0, 0.6], "zero"), (4, 5)))
     assert operators.separated(operators.subsample(3, [0])) is None
 
 
@@ -310,6 +310,13 @@ def test_radon_of_a_disc(centre):
     assert np.abs(error).max() < 0.7
     assert np.sqrt((error**2).mean()) < 0.1
     assert abs(found.sum() / len(angles) / x.sum() - 1) < 2e-3
+
+
+def test_geometry_is_constant():
+    """Derivatives in angles and lengths are exactly zero, not wrong."""
+    for A in (operators.radon((3, 3), [0.3]), operators.travel_time((4, 5), SOURCES, RECEIVERS)):
+        slope = eqx.filter_jit(eqx.filter_grad(lambda A: jnp.sum(A.mv(jnp.ones(A.domain.shape)) ** 2)))(A)
+        assert all(not np.any(leaf) for leaf in jax.tree.leaves(slope))
 
 
 def test_lengths_add_up_to_the_distance():
