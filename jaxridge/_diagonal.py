@@ -138,7 +138,8 @@ def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectr
     """The problem min ‖diag(h)x − z‖² + λ‖diag(ℓ)x‖², what Fourier and cosine transforms make of convolutions.
 
     Args:
-        symbol: (n,) h, real or complex. z: (n,) or (n, t), the transform of b, orthonormal so that norms are those of b.
+        symbol: (n,) h, real or complex. z: (n,) or (n, t), the transform of b by an
+            orthonormal one, so that norms are those of b.
         penalty: (n,) ℓ, the symbol of L; None is all ones. Coordinates with ℓ = 0 have no penalty.
 
     >>> import jax.numpy as jnp

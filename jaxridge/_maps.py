@@ -74,8 +74,8 @@ class Map(eqx.Module):
                     raise ValueError(f"{name} has an empty {side}; at least one number is needed.")
                 if not jnp.issubdtype(layout.dtype, jnp.floating):
                     raise ValueError(
-                        f"{name} has an {side} of {layout.dtype}; only real floating operators are taken. For a complex "
-                        "one let x be the pair (real, imaginary) and return that pair."
+                        f"{name} has an {side} of {layout.dtype}; only real floating operators are taken. For a "
+                        "complex one let x be the pair (real, imaginary) and return that pair."
                     )
             return cls(A, inputs, outputs)
         if callable(A) and not hasattr(A, "shape"):
@@ -127,6 +127,17 @@ class Seminorm(eqx.Module):
     null: Float[Array, "n q"]
     size: int = eqx.field(static=True)  # of u
 
+    @classmethod
+    def of(cls, L: Float[Array, "p n"], nullity: int | None) -> "Seminorm":
+        """From a matrix, by its SVD."""
+        K, W = split(L, nullity_of(L) if nullity is None else nullity)
+        return cls(Map.of("L", L), K, W, K.shape[1])
+
+    @classmethod
+    def bare(cls, L: Map) -> "Seminorm":
+        """L alone, for solvers that need neither its pseudo-inverse nor its null space."""
+        return cls(L, None, jnp.zeros((L.shape[1], 0), L.inputs.dtype), 0)
+
     def apply(self, x: Float[Array, " n"]) -> Float[Array, " p"]:
         """Lx."""
         return x if self.L is None else self.L(x)
@@ -166,8 +177,7 @@ def seminorm(L: Any, n: int, dtype: Any, nullity: int | None) -> Seminorm | None
         return Seminorm(given, L, L.null.reshape(L.null.shape[0], n).T.astype(dtype), given.shape[0])
     if not given.is_matrix:
         return None
-    K, W = split(given.operator, nullity_of(given.operator) if nullity is None else nullity)
-    return Seminorm(given, K, W, K.shape[1])
+    return Seminorm.of(given.operator, nullity)
 
 
 def nullity_of(L: Any) -> int:

@@ -236,8 +236,8 @@ def bidiagonalise(
 def residual_share(state: Bidiagonal, lams: Float[Array, " c"], more: bool = False) -> Float[Array, " c"]:
     """zᵀ(I − H)z/‖z‖² = λ zᵀ(AAᵀ + λ)⁻¹z/‖z‖² for the z that was bidiagonalised, by a quadrature rule.
 
-    It is 1/g₁ with  gᵢ = 1 + αᵢ² gᵢ₊₁/(λ gᵢ₊₁ + βᵢ₊₁²)  from g_{k+1} = 1, all terms positive: the Gauss–Radau rule with a
-    node at 0, which is never too small. With α_{k+1} too (``more``) it is Gauss's, which is never too large.
+    It is 1/g₁ with  gᵢ = 1 + αᵢ² gᵢ₊₁/(λ gᵢ₊₁ + βᵢ₊₁²)  from g_{k+1} = 1, all terms positive: the Gauss–Radau rule
+    with a node at 0, which is never too small. With α_{k+1} too (``more``) it is Gauss's, which is never too large.
     """
     lams = lams / jnp.square(state.unit)
     last = 1.0 + jnp.square(state.alpha[state.steps]) / lams if more else jnp.ones_like(lams)

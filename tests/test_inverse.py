@@ -101,10 +101,12 @@ def test_krylov_space_is_the_direct_path(smooth):
         np.testing.assert_allclose(x, direct(A, b, lam, SMOOTH[smooth], x_ref, weights), rtol=1e-9, atol=1e-9)
     # The error of a Krylov solution is what it says.
     error = jnp.linalg.norm(own.x - path.x, axis=1) / jnp.linalg.norm(path.x, axis=1)
-    assert np.all(error[1:] <= 1e-9) and np.all(own.error_bound[1:] <= 1e-11)
+    assert np.all(error[1:] <= 1e-9)
+    assert np.all(own.error_bound[1:] <= 1e-11)
     np.testing.assert_allclose(own.rss[1:], path.rss[1:], rtol=1e-8, atol=1e-20)
     np.testing.assert_allclose(own.norm[1:], path.norm[1:], rtol=1e-8, atol=1e-12)
-    assert np.all((own.result == RESULTS.successful)[1:]) and np.all(own.steps[1:] >= 0)
+    assert np.all((own.result == RESULTS.successful)[1:])
+    assert np.all(own.steps[1:] >= 0)
     assert own.products <= 2 * N + 1 + 2 * 2 + 1
     # m − dof by the probes is the mean of zᵀ(I − H)z for just these z, and of log-determinants likewise.
     spectrum, root = own.factored.spectrum, np.sqrt(weights)
@@ -256,7 +258,8 @@ def test_shaw_of_the_gnu_scientific_library():
     np.testing.assert_allclose(found.lam[1], 3.3561e-11, rtol=2e-3)
     scores = np.asarray(found.choices["gcv"].scores)
     assert np.sum((scores[1:-1] < scores[:-2]) & (scores[1:-1] < scores[2:])) == 3
-    assert "disagree" not in found.message() and "l_curve" in str(found)
+    assert "disagree" not in found.message()
+    assert "l_curve" in str(found)
 
 
 def test_rules_by_their_definitions():
@@ -294,24 +297,29 @@ def test_constrained_forms_and_discrepancy(given):
     slack = inverse.tikhonov_ball(M, b, 1e9, L=L, solver=solver)
     assert slack.lam == 0
     tight = inverse.tikhonov_ball(M, b, 0.0, L=L, solver=solver)
-    assert np.isinf(tight.lam) and tight.norm <= 1e-10
+    assert np.isinf(tight.lam)
+    assert tight.norm <= 1e-10
     for delta in (0.02, 1.0):
         fit = inverse.tikhonov_residual(M, b, delta, L=L, solver=solver)
         np.testing.assert_allclose(np.linalg.norm(A @ fit.x - b), delta, rtol=1e-7)
         assert fit.result == RESULTS.successful
     choice = inverse.tikhonov_cv(M, b, np.logspace(-4, 1, 8), rule=select.discrepancy(1e-4, 1.1), L=L, solver=solver)
     np.testing.assert_allclose(choice.fit.rss, 1.21 * 1e-4 * N, rtol=1e-7)
-    assert not choice.at_edge and choice.message() == ""
+    assert not choice.at_edge
+    assert choice.message() == ""
     low, high = (
         inverse.tikhonov_cv(M, b, np.logspace(-4, 1, 8), rule=select.discrepancy(noise), L=L, solver=solver)
         for noise in (0.0, 1e6)
     )
-    assert low.lam == 0 and np.isinf(high.lam) and high.fit.result == RESULTS.trivial_residual
+    assert low.lam == 0
+    assert np.isinf(high.lam)
+    assert high.fit.result == RESULTS.trivial_residual
     assert low.fit.result == RESULTS.unreachable_residual
     one = A.sum(axis=1)
     np.testing.assert_allclose(high.fit.x, np.full(N, one @ b / (one @ one)), rtol=1e-8)
     bad = inverse.tikhonov_residual(M, b, -1.0, L=L, solver=solver)
-    assert bad.result == RESULTS.invalid_radius and np.all(np.isnan(bad.x))
+    assert bad.result == RESULTS.invalid_radius
+    assert np.all(np.isnan(bad.x))
 
 
 def test_rules_on_a_krylov_space_see_solved_lams_only():
@@ -328,7 +336,8 @@ def test_rules_on_a_krylov_space_see_solved_lams_only():
     late = inverse.tikhonov_cv(
         operator(A), b, lams, rule=lambda design, spectrum, lam: spectrum.rss(lam), solver=krylov(budget=6, tol=1e-6)
     )
-    assert late.beside_unresolved and "not solved" in late.message()
+    assert late.beside_unresolved
+    assert "not solved" in late.message()
     with pytest.raises(ValueError, match="needs random probes"):
         inverse.tikhonov_cv(operator(A), b, lams, solver=krylov(key=None))
 
@@ -419,9 +428,11 @@ def test_breakdown_is_exact():
     b = jnp.array([3.0, 2.0, 0.0, 1.0])  # two directions of the range, and one outside
     path = inverse.tikhonov_path(operator(A), b, [1e-8, 0.5], solver=krylov())
     np.testing.assert_allclose(path.x[1], np.diag(A) * b / (np.diag(A) ** 2 + 0.5), atol=1e-15)
-    assert np.all(path.error_bound <= 1e-11) and path.products <= 2 * 3 + 1
+    assert np.all(path.error_bound <= 1e-11)
+    assert path.products <= 2 * 3 + 1
     nothing = inverse.tikhonov_path(operator(A), 0 * b, [0.0, 1.0], solver=krylov())
-    assert np.all(nothing.x == 0) and np.all(nothing.rss == 0)
+    assert np.all(nothing.x == 0)
+    assert np.all(nothing.rss == 0)
 
 
 def test_scales_and_float32():
@@ -434,7 +445,8 @@ def test_scales_and_float32():
     A32, b32 = jnp.asarray(A, jnp.float32), jnp.asarray(b, jnp.float32)
     for M, solver in ((A32, None), (operator(A32), krylov(tol=1e-4))):
         fit = inverse.tikhonov(M, b32, 1e-3, L=D1.astype(np.float32), solver=solver)
-        assert fit.x.dtype == jnp.float32 and fit.result == RESULTS.successful
+        assert fit.x.dtype == jnp.float32
+        assert fit.result == RESULTS.successful
         np.testing.assert_allclose(fit.x, direct(A, b, 1e-3, D1), rtol=1e-3, atol=1e-4)
 
 

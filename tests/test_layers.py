@@ -56,6 +56,8 @@ LAYERS = (
     "nonlinear",
     "_batch",
     "uncertainty",
+    "_tikhonov",
+    "_analysis",
     "inverse",
     "testproblems",
     "__init__",
