@@ -8,6 +8,7 @@ times. `--small` takes a quarter of each side.
 """
 
 import argparse
+import functools
 import importlib.util
 import resource
 import time
@@ -121,7 +122,7 @@ def each(one):
 
 
 def scipy_operator(problem):
-    """The fastest product there is in SciPy for such an image: two small sparse matrices, here before two dense ones."""
+    """The fastest product there is in SciPy for such an image: two sparse matrices, here before two dense ones."""
     (F, G), shape, size = (csr_array(F) for F in problem.factors), problem.b.shape, problem.b.size
     Ft, Gt = F.T.tocsr(), G.T.tocsr()
     forward = lambda x: (G @ (F @ x.reshape(shape)).T).T.ravel()  # noqa: E731
@@ -164,11 +165,11 @@ def by_matfree(problem):
     from matfree import lstsq
 
     @jax.jit
-    def one(lam, tol, steps):
+    def one(A, b, lam, tol, steps):
         solve = lstsq.lsmr(atol=tol, btol=tol, maxiter=steps)
-        return solve(problem.op.T.mv, jnp.asarray(problem.b), damp=jnp.sqrt(lam))[0]
+        return solve(lambda y, A: A.T.mv(y), b, A, damp=jnp.sqrt(lam))[0]
 
-    yield Peer("matfree lsmr", each(one))
+    yield Peer("matfree lsmr", each(functools.partial(one, problem.op, jnp.asarray(problem.b))))
 
 
 def by_pytikhonov(problem):
@@ -187,15 +188,15 @@ def by_pytikhonov(problem):
 
 
 def by_jax(problem):
-    A, b = problem.op, jnp.asarray(problem.b)
+    data = problem.op, jnp.asarray(problem.b)
 
-    def one(lam, tol, steps):
+    def one(A, b, lam, tol, steps):
         normal = lambda x: A.T.mv(A.mv(x)) + lam * x  # noqa: E731
         return jax.scipy.sparse.linalg.cg(normal, A.T.mv(b), tol=tol, maxiter=steps)[0]
 
-    together = jax.jit(jax.vmap(one, in_axes=(0, None, None)))
-    yield Peer("JAX cg, one λ at a time", each(jax.jit(one)))
-    yield Peer("JAX cg, vmapped over λ", lambda *args: np.asarray(together(*args)))
+    together = jax.jit(jax.vmap(one, in_axes=(None, None, 0, None, None)))
+    yield Peer("JAX cg, one λ at a time", each(functools.partial(jax.jit(one), *data)))
+    yield Peer("JAX cg, vmapped over λ", lambda *args: np.asarray(together(*data, *args)))
 
 
 PEERS = {"scipy": by_scipy, "jax": by_jax, "pylops": by_pylops, "matfree": by_matfree, "pytikhonov": by_pytikhonov}
@@ -244,19 +245,20 @@ def peers(problem, seconds, solved, wanted):
 
 
 def other(problem):
-    """A row: what a path costs, and what the rules make of it."""
-    b = problem.noisy(KEY, LEVEL)
-    path, first, seconds = timed(lambda: inverse.tikhonov_path(problem.A, b, solver=inverse.GolubKahan()))
-    rules = {"discrepancy": select.discrepancy(problem.noise_sd(LEVEL) ** 2), "GCV": select.gcv}
-    chosen = inverse.compare(problem.A, b, rules, solver=inverse.GolubKahan(KEY)).choices
-    truth = np.asarray(problem.x)
+    """What a path costs, and what the rules make of it."""
+    b, truth = problem.noisy(KEY, LEVEL), np.asarray(problem.x)
+    path, first, seconds = timed(lambda: inverse.tikhonov_path(problem.A, b, solver=inverse.GolubKahan()), repeats=1)
     solved = np.asarray(path.steps) >= 0
     best = np.min(relative(path.x, truth)[solved])
     print(
         f"  {problem.name}, {b.size} × {truth.size}: {seconds:.2f} s (first call {first:.1f}), {int(path.products)} "
-        f"products, {solved.sum()} of {len(path)} λ solved; image error {best:.4f} at the best λ solved"
+        f"products, {solved.sum()} of {len(path)} λ solved; image error {best:.4f} at the best of them",
+        flush=True,
     )
-    for name, choice in chosen.items():
+    rules = {"discrepancy": select.discrepancy(problem.noise_sd(LEVEL) ** 2), "GCV": select.gcv}
+    compared = inverse.compare(problem.A, b, rules, solver=inverse.GolubKahan(KEY))
+    for name in compared.names:
+        choice = compared.choices[name]
         error = relative(choice.fit.x, truth)[0]
         print(f"    {name:12} λ = {choice.lam:.3e}, image error {error:.4f}  {choice.message()}", flush=True)
 
