@@ -222,6 +222,9 @@ def logistic(x, t):
     return x[0] / (1 + jnp.exp(-x[1] * (t - x[2])))
 
 
+# One function for each model, so that its fits share a program.
+RESIDUALS = {model: lambda x, args, model=model: model(x, args[0]) - args[1] for model in (peak, logistic)}
+SLOPES = {residual: jax.jit(jax.jacfwd(residual)) for residual in (decay, *RESIDUALS.values())}
 TRUTH = {decay: (2.5, 0.9, 0.6), peak: (3.0, 1.7, 0.5, 0.2), logistic: (2.0, 3.0, 1.4)}
 # Model, start, lower and upper bounds: some hold at the answer, some do not, some are one-sided.
 BOUNDED = [
@@ -238,6 +241,13 @@ BOUNDED = [
 ]
 
 
+SEEN = []
+
+
+def see(step, cost, x):
+    SEEN.append(x)
+
+
 @pytest.mark.parametrize("solver", ["LM", "TR by Cholesky"])
 @pytest.mark.parametrize("index", range(len(BOUNDED)))
 def test_bounds_find_what_scipy_finds_and_no_iterate_leaves_them(index, solver):
@@ -245,9 +255,9 @@ def test_bounds_find_what_scipy_finds_and_no_iterate_leaves_them(index, solver):
     if model is decay:
         residual, y = decay, Y
     else:
-        residual = lambda x, args: model(x, args[0]) - args[1]  # noqa: E731
+        residual = RESIDUALS[model]
         y = model(TRUTH[model], T) + 0.05 * jnp.asarray(np.random.default_rng(index).standard_normal(25))
-    seen = []
+    SEEN.clear()
     bounds = jnp.array(lower), jnp.array(upper)
     found = jxr.least_squares(
         residual,
@@ -255,18 +265,18 @@ def test_bounds_find_what_scipy_finds_and_no_iterate_leaves_them(index, solver):
         (T, y),
         bounds=bounds,
         solver=SOLVERS[solver],
-        callback=lambda *it: seen.append(it[2]),
+        callback=see,
     )
     jax.effects_barrier()
     assert found.success
     fn = lambda x: np.asarray(residual(jnp.asarray(x), (T, y)))  # noqa: E731
-    jac = lambda x: np.asarray(jax.jacfwd(residual)(jnp.asarray(x), (T, y)))  # noqa: E731
+    jac = lambda x: np.asarray(SLOPES[residual](jnp.asarray(x), (T, y)))  # noqa: E731
     options = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "jac": jac, "method": "dogbox"}
     theirs = scipy.optimize.least_squares(fn, start, bounds=(lower, upper), **options)
     np.testing.assert_allclose(found.cost, theirs.cost, rtol=1e-8)
     np.testing.assert_allclose(found.value, theirs.x, rtol=1e-8, atol=1e-8)
-    assert len(seen) == found.steps
-    assert all(np.all(x >= np.array(lower)) and np.all(x <= np.array(upper)) for x in seen)
+    assert len(SEEN) == found.steps
+    assert all(np.all(x >= np.array(lower)) and np.all(x <= np.array(upper)) for x in SEEN)
     held = np.isclose(theirs.x, lower, atol=1e-7) | np.isclose(theirs.x, upper, atol=1e-7)
     assert np.array_equal(found.active, held)
 
@@ -277,7 +287,7 @@ def test_robust_losses_are_those_of_scipy(loss):
     rho = getattr(losses, loss) if loss != "own" else lambda z: jnp.log1p(z)
     found = jxr.least_squares(decay, jnp.array([2.0, 1.0, 0.5]), (T, y), loss=losses.scaled(rho, 0.1))
     fn = lambda x: np.asarray(decay(jnp.asarray(x), (T, y)))  # noqa: E731
-    jac = lambda x: np.asarray(jax.jacfwd(decay)(jnp.asarray(x), (T, y)))  # noqa: E731
+    jac = lambda x: np.asarray(SLOPES[decay](jnp.asarray(x), (T, y)))  # noqa: E731
     options = {"loss": "cauchy" if loss == "own" else loss, "f_scale": 0.1, "jac": jac, "xtol": 1e-15, "ftol": 1e-15}
     theirs = scipy.optimize.least_squares(fn, (2.0, 1.0, 0.5), gtol=1e-15, **options)
     assert found.success
