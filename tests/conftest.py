@@ -1,5 +1,6 @@
 """Strictness for every test, and one compilation cache for all of them."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,3 +23,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# Tracing makes containers by the million that stay in caches; looking through them took a quarter of its time.
+gc.freeze()
+gc.set_threshold(100_000, 20, 20)

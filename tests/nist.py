@@ -1,8 +1,10 @@
 """The 27 nonlinear regressions of NIST's Statistical Reference Datasets, as residuals r(b, (x, y))."""
 
 import json
+from functools import cache
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,11 +30,15 @@ def waves(b, x):
     return b[0] + b[1] * jnp.cos(fixed) + b[2] * jnp.sin(fixed) + sum(parts)
 
 
+def damped_ratio(b, x):
+    return jnp.exp(-b[0] * x) / (b[1] + b[2] * x)
+
+
 MODELS = {
     "Bennett5": lambda b, x: b[0] * (b[1] + x) ** (-1 / b[2]),
     "BoxBOD": lambda b, x: b[0] * (1 - jnp.exp(-b[1] * x)),
-    "Chwirut1": lambda b, x: jnp.exp(-b[0] * x) / (b[1] + b[2] * x),
-    "Chwirut2": lambda b, x: jnp.exp(-b[0] * x) / (b[1] + b[2] * x),
+    "Chwirut1": damped_ratio,
+    "Chwirut2": damped_ratio,
     "DanWood": lambda b, x: b[0] * x ** b[1],
     "ENSO": waves,
     "Eckerle4": lambda b, x: b[0] / b[1] * jnp.exp(-0.5 * jnp.square((x - b[2]) / b[1])),
@@ -78,3 +84,26 @@ def digits(name, b):
     certified = np.asarray(DATA[name]["certified"])
     error = np.max(np.abs(np.asarray(b, np.float64) - certified) / np.abs(certified))
     return 0.0 if not np.isfinite(error) else float(np.clip(-np.log10(max(error, 1e-11)), 0.0, 11.0))
+
+
+def alike(name):
+    """The regressions with as many parameters, whose residuals can be one program."""
+    kind = lambda entry: (len(entry["certified"]), np.ndim(entry["x"]))  # noqa: E731
+    return tuple(other for other in DATA if kind(DATA[other]) == kind(DATA[name]))
+
+
+@cache
+def residual_of_any(names):
+    """r(b, (which, x, y, counts)) for any of these regressions, 0 in rows that do not count."""
+    models = list(dict.fromkeys(MODELS[name] for name in names))
+    return lambda b, args: jnp.where(args[3], jax.lax.switch(args[0], models, b, args[1]) - args[2], 0.0)
+
+
+def padded(name, data):
+    """The arguments of `residual_of_any`: the first row again, and not counted, up to the length of the longest."""
+    names = alike(name)
+    x, y = map(np.asarray, data)
+    rows = np.arange(max(len(DATA[other]["y"]) for other in names))
+    counts, rows = rows < len(y), np.where(rows < len(y), rows, 0)
+    which = list(dict.fromkeys(MODELS[other] for other in names)).index(MODELS[name])
+    return jnp.asarray(which), jnp.asarray(x[rows]), jnp.asarray(y[rows]), jnp.asarray(counts)
