@@ -407,20 +407,31 @@ def _logdet_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Floa
 
 
 def project(
-    live: Live, lams: Float[Array, " k"], *, tol: Array, budget: int, key: Array | None, probes: int, max_steps: int
+    live: Live,
+    lams: Float[Array, " k"],
+    *,
+    tol: Array,
+    budget: int,
+    orthogonal: bool,
+    key: Array | None,
+    probes: int,
+    max_steps: int,
 ) -> ProjectedSpectrum:
     """Bidiagonalise for every target, until each λ is solved, and for as many probes."""
     frame = Frame.of(still(live))
     lams, size = jax.lax.stop_gradient(lams), frame.live.norm.size
 
     def one(b: Array) -> Run:
-        return bidiagonalise(frame.apply, frame.adjoint, b, size, lams, tol=tol, budget=budget)
+        return bidiagonalise(
+            frame.apply, frame.adjoint, b, size, lams, tol=tol, budget=budget, orthogonal=orthogonal
+        )
 
-    run = jax.vmap(one, in_axes=1)(columns(frame.outside, frame.data))
+    rhs = columns(frame.outside, frame.data)
+    # A loop under vmap keeps two copies of the basis and selects between them.
+    run = jax.tree.map(lambda x: x[None], one(rhs[:, 0])) if rhs.shape[1] == 1 else jax.vmap(one, in_axes=1)(rhs)
     q = live.norm.null.shape[1]
     counted = 2 * q + int(live.x_ref is not None)
     products = jnp.sum(2 * run.bidiagonal.steps + 1, dtype=jnp.int32) + counted
-    run = eqx.tree_at(lambda run: run.bidiagonal.U, run, None)
     Z, traces = None, None
     if key is not None:
         Z = jax.random.rademacher(key, (probes, live.b.shape[0]), live.b.dtype)

@@ -106,7 +106,8 @@ def l_curve(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
 def quasi_optimality(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
     """‖λ d(Lx)/dλ‖²: the λ at which the solution answers least to a change of log λ.
 
-    Tikhonov, Glasko and Kriksin (1979), Soviet Math. Dokl. 20, 1036. NaN at λ = 0 and ∞, where it is 0 for any data.
+    Tikhonov, Glasko and Kriksin (1979), Soviet Math. Dokl. 20, 1036. NaN at λ = 0 and above the square of the largest
+    singular value, since it falls to 0 at either end for any data; let the grid end where λ is surely too small.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> rule = jxr.select.quasi_optimality
@@ -116,4 +117,6 @@ def quasi_optimality(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]
     lam = jnp.broadcast_to(jnp.atleast_1d(lam), design.y.shape[1:])
     _, slope = jax.jvp(spectrum.penalised, (lam,), (jnp.ones_like(lam),))
     size = jnp.sum(jnp.square(lam[None, :] * slope.real) + jnp.square(lam[None, :] * slope.imag), axis=0)
-    return jnp.where((lam > 0) & jnp.isfinite(lam), size, jnp.nan)
+    largest = jnp.max(jax.lax.stop_gradient(spectrum.singular_values), initial=0.0)
+    # At its own square, rounding must not decide.
+    return jnp.where((lam > 0) & (lam <= jnp.square(largest) * 1.000001), size, jnp.nan)

@@ -75,7 +75,7 @@ class Factored(eqx.Module):
         if not isinstance(self.spectrum, Spectrum):
             return result
         shared = self.spectrum.factor.checks.finite & _shared(self.problem.live)
-        return override(RESULTS.shared_null_space, jnp.broadcast_to(shared, result._value.shape), result)
+        return override(RESULTS.shared_null_space, jnp.broadcast_to(shared, self.problem.live.b.shape[1:]), result)
 
 
 class Solution(eqx.Module):
@@ -135,23 +135,32 @@ class GolubKahan(eqx.Module):
 
     key: of the random probes that ``dof`` needs (GCV, predictive risk, evidence); None does without them.
     tol: a λ is solved when ‖L(x − x(λ))‖ ≤ tol ‖L(x − x₀)‖, by the bound that the projection gives.
-    budget: steps at most, of two products and m + n numbers each. probes: how many of them.
+    budget: steps at most, of two products and n numbers each. probes: how many of them.
+    orthogonal: keep the basis orthogonal, at the price of some ten products a step; see `golub_kahan.bidiagonalise`.
     max_steps: of conjugate gradients, for a derivative.
     """
 
     key: Array | None
     tol: Array
     budget: int = eqx.field(static=True)
+    orthogonal: bool = eqx.field(static=True)
     probes: int = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
 
     def __init__(
-        self, key: Array | None = None, *, tol: Any = 1e-6, budget: int = 150, probes: int = 4, max_steps: int = 1000
+        self,
+        key: Array | None = None,
+        *,
+        tol: Any = 1e-6,
+        budget: int = 150,
+        orthogonal: bool = True,
+        probes: int = 4,
+        max_steps: int = 1000,
     ):
         if budget < 1 or probes < 1 or max_steps < 1:
             raise ValueError(f"GolubKahan got budget {budget}, probes {probes}, max_steps {max_steps}; each is >= 1.")
         self.key, self.tol = key, jnp.asarray(tol)
-        self.budget, self.probes, self.max_steps = budget, probes, max_steps
+        self.budget, self.orthogonal, self.probes, self.max_steps = budget, orthogonal, probes, max_steps
 
     def spectrum(self, live: Live, lams: Float[Array, " k"]) -> ProjectedSpectrum:
         return project(
@@ -159,6 +168,7 @@ class GolubKahan(eqx.Module):
             lams,
             tol=self.tol,
             budget=self.budget,
+            orthogonal=self.orthogonal,
             key=self.key,
             probes=self.probes,
             max_steps=self.max_steps,

@@ -314,7 +314,8 @@ def compare(A: Any, b: Any, rules: dict[str, Any], lams: Any = None, **terms: Un
     if not rules:
         raise ValueError("rules is empty; pass a dict such as {'gcv': select.gcv}.")
     problem = problem_of(A, b, **terms)
-    return Comparison(tuple(rules), _compare(problem, _as_lams(lams, problem), dict(rules)))
+    choices = _compare(problem, _as_lams(lams, problem), dict(rules))
+    return Comparison(tuple(rules), {name: choices[name] for name in rules})
 
 
 def _as_lams(lams: Any, problem: Problem) -> Float[Array, " k"] | None:
