@@ -422,9 +422,7 @@ def project(
     lams, size = jax.lax.stop_gradient(lams), frame.live.norm.size
 
     def one(b: Array) -> Run:
-        return bidiagonalise(
-            frame.apply, frame.adjoint, b, size, lams, tol=tol, budget=budget, orthogonal=orthogonal
-        )
+        return bidiagonalise(frame.apply, frame.adjoint, b, size, lams, tol=tol, budget=budget, orthogonal=orthogonal)
 
     rhs = columns(frame.outside, frame.data)
     # A loop under vmap keeps two copies of the basis and selects between them.

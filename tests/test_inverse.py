@@ -118,6 +118,15 @@ def test_krylov_space_is_the_direct_path(smooth):
         np.testing.assert_allclose(spectrum.dof(jnp.asarray(lam)), N - rest, rtol=1e-3)
 
 
+def test_a_basis_that_is_not_kept_orthogonal_has_the_same_solutions():
+    A, b = PROBLEMS["gravity"]
+    lams = np.array([1e-5, 1e-2, 1.0])
+    path = inverse.tikhonov_path(operator(A), b + NOISE, lams, solver=krylov(orthogonal=False))
+    assert np.all(path.result == RESULTS.successful)
+    for lam, x in zip(lams, path.x, strict=True):
+        np.testing.assert_allclose(x, direct(A, b + NOISE, lam, None), rtol=1e-8, atol=1e-9)
+
+
 def test_images_several_right_hand_sides_and_pytrees():
     rng = np.random.default_rng(1)
     F0, F1 = rng.standard_normal((5, 4)), rng.standard_normal((3, 3))
