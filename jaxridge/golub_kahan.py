@@ -197,7 +197,8 @@ def bidiagonalise(
 
     The basis of x is kept (n numbers for each step), and each new vector made orthogonal to it unless ``orthogonal`` is
     False. Without, a space of as many steps is smaller by the directions that it finds twice, and ‖y‖ and ‖By − β₁e₁‖
-    are those of x to ‖VᵀV − I‖ only; the gradient, and so its bound on the error, keeps its meaning. Golub and Kahan (1965), SIAM J. Numer. Anal. 2, 205.
+    are those of x to ‖VᵀV − I‖ only; the gradient, and so its bound on the error, keeps its meaning.
+    Golub and Kahan (1965), SIAM J. Numer. Anal. 2, 205.
 
     >>> import jax.numpy as jnp
     >>> from jaxridge import golub_kahan
