@@ -1,9 +1,36 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import design, features, kernels, krylov, losses, nonlinear, plan, select, spectrum, stream
+from jaxridge import (
+    design,
+    features,
+    golub_kahan,
+    inverse,
+    kernels,
+    krylov,
+    losses,
+    nonlinear,
+    operators,
+    plan,
+    select,
+    spectrum,
+    stream,
+    testproblems,
+)
 from jaxridge._batch import least_squares_batch
 from jaxridge._large import Iterative, Nystroem
 from jaxridge._result import RESULTS
+from jaxridge.inverse import (
+    Diagonal,
+    Direct,
+    GolubKahan,
+    PerLam,
+    tikhonov,
+    tikhonov_ball,
+    tikhonov_cv,
+    tikhonov_path,
+    tikhonov_residual,
+    tsvd,
+)
 from jaxridge.kernel_ridge import (
     KernelFit,
     KernelPath,
@@ -22,13 +49,17 @@ from jaxridge.trust_region import Subproblem, trust_region_subproblem
 __all__ = [
     "RESULTS",
     "Choice",
+    "Diagonal",
+    "Direct",
     "Fit",
+    "GolubKahan",
     "Iterative",
     "KernelFit",
     "KernelPath",
     "LevenbergMarquardt",
     "Nystroem",
     "Path",
+    "PerLam",
     "Posterior",
     "Solution",
     "Spectrum",
@@ -36,6 +67,8 @@ __all__ = [
     "TrustRegion",
     "design",
     "features",
+    "golub_kahan",
+    "inverse",
     "kernel_posterior",
     "kernel_ridge",
     "kernel_ridge_cv",
@@ -49,6 +82,7 @@ __all__ = [
     "losses",
     "minimize",
     "nonlinear",
+    "operators",
     "plan",
     "ridge",
     "ridge_ball",
@@ -58,5 +92,12 @@ __all__ = [
     "select",
     "spectrum",
     "stream",
+    "testproblems",
+    "tikhonov",
+    "tikhonov_ball",
+    "tikhonov_cv",
+    "tikhonov_path",
+    "tikhonov_residual",
     "trust_region_subproblem",
+    "tsvd",
 ]

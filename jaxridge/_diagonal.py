@@ -60,8 +60,8 @@ class DiagonalSpectrum(eqx.Module):
     def coef(self, lam: Lam) -> Array:
         """Coordinates of x (n, t)."""
         seen, damping = self._parts(lam)
-        rows = jnp.where(seen > 0, jnp.conj(self.symbol)[:, None], 0.0)
-        return rows * self.z * safe_divide(jnp.ones_like(damping), seen + damping)
+        gain = safe_divide(jnp.where(seen > 0, 1.0, jnp.zeros_like(damping)), seen + damping)
+        return jnp.conj(self.symbol)[:, None] * self.z * gain.astype(self.z.dtype)
 
     def rss(self, lam: Lam) -> Float[Array, " t"]:
         """‖(1 − f)z‖²."""
@@ -73,7 +73,8 @@ class DiagonalSpectrum(eqx.Module):
 
     def penalised(self, lam: Lam) -> Array:
         """ℓx, of which `norm` is the norm."""
-        return jnp.sqrt(self.penalty)[:, None] * self.coef(lam)
+        x = self.coef(lam)
+        return jnp.sqrt(self.penalty)[:, None].astype(x.dtype) * x
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """‖Lx‖, with derivative 0 where it is 0."""
@@ -137,7 +138,8 @@ def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectr
     """The problem min ‖diag(h)x − z‖² + λ‖diag(ℓ)x‖², what Fourier and cosine transforms make of convolutions.
 
     Args:
-        symbol: (n,) h, real or complex. z: (n,) or (n, t), the transform of b, orthonormal so that norms are those of b.
+        symbol: (n,) h, real or complex. z: (n,) or (n, t), the transform of b by an
+            orthonormal one, so that norms are those of b.
         penalty: (n,) ℓ, the symbol of L; None is all ones. Coordinates with ℓ = 0 have no penalty.
 
     >>> import jax.numpy as jnp
@@ -154,5 +156,7 @@ def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectr
     if ell.shape != symbol.shape:
         raise ValueError(f"penalty has shape {ell.shape}; one number for each of the symbol is needed: {symbol.shape}.")
     z = z.reshape(z.shape[0], -1)
+    common = jnp.promote_types(symbol.dtype, z.dtype)
+    symbol, z = symbol.astype(common), z.astype(common)
     free = jnp.sum(ell == 0, dtype=squares.dtype)
     return DiagonalSpectrum(Measurements(z, None, free), symbol, squares, ell, z)

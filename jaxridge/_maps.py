@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxridge._implicit import moves
@@ -73,8 +74,8 @@ class Map(eqx.Module):
                     raise ValueError(f"{name} has an empty {side}; at least one number is needed.")
                 if not jnp.issubdtype(layout.dtype, jnp.floating):
                     raise ValueError(
-                        f"{name} has an {side} of {layout.dtype}; only real floating operators are taken. For a complex "
-                        "one let x be the pair (real, imaginary) and return that pair."
+                        f"{name} has an {side} of {layout.dtype}; only real floating operators are taken. For a "
+                        "complex one let x be the pair (real, imaginary) and return that pair."
                     )
             return cls(A, inputs, outputs)
         if callable(A) and not hasattr(A, "shape"):
@@ -126,6 +127,17 @@ class Seminorm(eqx.Module):
     null: Float[Array, "n q"]
     size: int = eqx.field(static=True)  # of u
 
+    @classmethod
+    def of(cls, L: Float[Array, "p n"], nullity: int | None) -> "Seminorm":
+        """From a matrix, by its SVD."""
+        K, W = split(L, nullity_of(L) if nullity is None else nullity)
+        return cls(Map.of("L", L), K, W, K.shape[1])
+
+    @classmethod
+    def bare(cls, L: Map) -> "Seminorm":
+        """L alone, for solvers that need neither its pseudo-inverse nor its null space."""
+        return cls(L, None, jnp.zeros((L.shape[1], 0), L.inputs.dtype), 0)
+
     def apply(self, x: Float[Array, " n"]) -> Float[Array, " p"]:
         """Lx."""
         return x if self.L is None else self.L(x)
@@ -138,7 +150,7 @@ class Seminorm(eqx.Module):
         """L⁺u."""
         if self.L is None:
             return u
-        if isinstance(self.inverse, Array | np.ndarray):
+        if eqx.is_array(self.inverse):
             return matmul(self.inverse, u)
         return self.L.inputs.flat(self.inverse.pinv(self.L.outputs.shaped(u)))
 
@@ -146,7 +158,7 @@ class Seminorm(eqx.Module):
         """(L⁺)ᵀx."""
         if self.L is None:
             return x
-        if isinstance(self.inverse, Array | np.ndarray):
+        if eqx.is_array(self.inverse):
             return matmul(self.inverse.T, x)
         return jax.linear_transpose(self.times, jax.ShapeDtypeStruct((self.size,), x.dtype))(x)[0]
 
@@ -165,13 +177,12 @@ def seminorm(L: Any, n: int, dtype: Any, nullity: int | None) -> Seminorm | None
         return Seminorm(given, L, L.null.reshape(L.null.shape[0], n).T.astype(dtype), given.shape[0])
     if not given.is_matrix:
         return None
-    K, W = split(given.operator, nullity_of(given.operator) if nullity is None else nullity)
-    return Seminorm(given, K, W, K.shape[1])
+    return Seminorm.of(given.operator, nullity)
 
 
 def nullity_of(L: Any) -> int:
     """n − rank of a matrix whose numbers are known, with NumPy's cut-off."""
-    if isinstance(L, jax.core.Tracer):
+    if isinstance(L, Tracer):
         raise ValueError(
             "L is traced, so that the dimension of its null space is not known; pass nullity=, for example 1 for a "
             "first difference and 2 for a second one."

@@ -23,8 +23,19 @@ from jaxridge._maps import Map, Seminorm, columns
 from jaxridge._numerics import matmul, poison
 from jaxridge._result import RESULTS, first_failure, override
 from jaxridge._types import Array, Bool, Float, Int, Lam, Scalar
-from jaxridge.golub_kahan import Bidiagonal, Run, bidiagonalise, projected, quadrature, relative_error_bound
+from jaxridge.golub_kahan import (
+    Bidiagonal,
+    Run,
+    bidiagonalise,
+    projected,
+    quadrature,
+    relative_error_bound,
+    residual_share,
+)
 from jaxridge.spectrum import Spectrum
+
+# Heuristic: below what a handful of random probes leaves open in the trace.
+_PROBE_TOL = 1e-3
 
 
 class Live(eqx.Module):
@@ -124,7 +135,7 @@ class ProjectedSpectrum(eqx.Module):
     run: Run  # leading axis t
     small: Spectrum  # leading axis t
     probes: Float[Array, "p m"] | None
-    traces: Spectrum | None  # leading axis p
+    traces: Bidiagonal | None  # leading axis p
     tol: Scalar
     products: Int[Array, ""]
     max_steps: int = eqx.field(static=True)
@@ -380,26 +391,21 @@ def _squared_norm_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) ->
 
 
 def _residual_dof_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Float[Array, " c"]:
-    def one(small: Spectrum, lam: Array) -> Array:
-        # zᵀ(I − H)z is β₁ times the first residual of the projected problem.
-        return small.design.y[0, 0] * small.residual(lam)[0, 0]
-
-    return _over_probes(one, spectrum, lams)
+    share = lambda state: jnp.square(state.beta[0]) * residual_share(state, lams)  # noqa: E731
+    assert spectrum.traces is not None
+    return jnp.mean(jax.vmap(share)(spectrum.traces), axis=0)
 
 
 def _logdet_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Float[Array, " c"]:
-    def one(small: Spectrum, lam: Array) -> Array:
-        factor = small.factor
-        share = jnp.square(small.design.y[0, 0] * factor.U[0])
-        return jnp.sum(share * jnp.log1p(jnp.square(factor.s / factor.scale) / lam))
+    """zᵀ log(I + AAᵀ/λ)z by the Gauss–Radau rule: nodes s², weights the squares of first components."""
 
-    return _over_probes(one, spectrum, lams)
+    def one(state: Bidiagonal) -> Array:
+        U, s, _ = jnp.linalg.svd(jax.lax.stop_gradient(state.matrix()), full_matrices=False)
+        logs = jnp.log1p(jnp.square(s)[:, None] / lams[None, :])
+        return jnp.square(state.beta[0]) * matmul(jnp.square(U[0]), logs)
 
-
-def _over_probes(fn: Callable[..., Array], spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Array:
-    """The mean of ``fn(small, λ)`` at each λ."""
-    mean = lambda lam: jnp.mean(jax.vmap(fn, in_axes=(0, None))(spectrum.traces, lam))  # noqa: E731
-    return jax.vmap(mean)(lams)
+    assert spectrum.traces is not None
+    return jnp.mean(jax.vmap(one)(spectrum.traces), axis=0)
 
 
 def project(
@@ -413,7 +419,7 @@ def project(
         return bidiagonalise(frame.apply, frame.adjoint, b, size, lams, tol=tol, budget=budget)
 
     run = jax.vmap(one, in_axes=1)(columns(frame.outside, frame.data))
-    q, steps = live.norm.null.shape[1], jnp.max(run.bidiagonal.steps)
+    q = live.norm.null.shape[1]
     counted = 2 * q + int(live.x_ref is not None)
     products = jnp.sum(2 * run.bidiagonal.steps + 1, dtype=jnp.int32) + counted
     run = eqx.tree_at(lambda run: run.bidiagonal.U, run, None)
@@ -422,17 +428,19 @@ def project(
         Z = jax.random.rademacher(key, (probes, live.b.shape[0]), live.b.dtype)
 
         def trace(z: Array) -> Bidiagonal:
-            return quadrature(frame.apply, frame.adjoint, frame.outside(z), size, budget, steps)
+            return quadrature(frame.apply, frame.adjoint, frame.outside(z), size, budget, wanted, _PROBE_TOL)
 
-        traces = jax.vmap(lambda z: projected(trace(z)))(Z)
+        # A λ that was not solved for b has no score, and needs no trace.
+        solved = jnp.all(run.steps >= 0, axis=0)
+        wanted = jnp.where(solved, lams, jnp.inf)
+        traces = jax.vmap(trace)(Z)
     small = jax.vmap(projected)(run.bidiagonal)
     return ProjectedSpectrum(live, frame, run, small, Z, traces, jnp.asarray(tol, live.b.dtype), products, max_steps)
 
 
 def largest_singular_value(live: Live, steps: int = 10) -> Scalar:
     """Of Ā to a few digits, by that many steps from the first right-hand side."""
-    frame = Frame.of(still(live))
-    state = quadrature(
-        frame.apply, frame.adjoint, frame.outside(frame.data[:, 0]), live.norm.size, steps, jnp.array(steps)
-    )
+    frame, none = Frame.of(still(live)), jnp.zeros(1, live.b.dtype)
+    b = frame.outside(frame.data[:, 0])
+    state = quadrature(frame.apply, frame.adjoint, b, live.norm.size, steps, none, 0.0)
     return jnp.max(jnp.linalg.svd(state.matrix(), compute_uv=False), initial=0.0)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge._norm import lam_of_residual
-from jaxridge._numerics import matmul, safe_divide
+from jaxridge._numerics import safe_divide
 from jaxridge._types import Array, Float, Lam
 from jaxridge.design import as_floats
 

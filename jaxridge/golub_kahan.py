@@ -233,17 +233,47 @@ def bidiagonalise(
     return Run(*jax.lax.while_loop(unfinished, some, (state, none)))
 
 
-def quadrature(
-    apply: Map, adjoint: Map, z: Float[Array, " m"], n: int, budget: int, steps: Int[Array, ""]
-) -> Bidiagonal:
-    """That many steps from z with no basis kept, for numbers of the form zᵀf(AAᵀ)z: a Gauss rule.
+def residual_share(state: Bidiagonal, lams: Float[Array, " c"], more: bool = False) -> Float[Array, " c"]:
+    """zᵀ(I − H)z/‖z‖² = λ zᵀ(AAᵀ + λ)⁻¹z/‖z‖² for the z that was bidiagonalised, by a quadrature rule.
 
-    Lost orthogonality repeats eigenvalues that are found already and divides their weights, which sums do not see.
+    It is 1/g₁ with  gᵢ = 1 + αᵢ² gᵢ₊₁/(λ gᵢ₊₁ + βᵢ₊₁²)  from g_{k+1} = 1, all terms positive: the Gauss–Radau rule
+    with a node at 0, which is never too small. With α_{k+1} too (``more``) it is Gauss's, which is never too large.
+    """
+    lams = lams / jnp.square(state.unit)
+    last = 1.0 + jnp.square(state.alpha[state.steps]) / lams if more else jnp.ones_like(lams)
+
+    def up(g: Array, row: Any) -> tuple[Array, None]:
+        alpha, beta, used = row
+        below = lams * g + jnp.square(beta)
+        # λ = 0 and β = 0: nothing of z is left over.
+        step = jnp.where(below == 0, jnp.inf, jnp.square(alpha) * g / jnp.where(below == 0, 1.0, below))
+        return jnp.where(used, 1.0 + step, g), None
+
+    used = jnp.arange(state.budget, dtype=jnp.int32) < state.steps
+    g, _ = jax.lax.scan(up, last, (state.alpha[:-1], state.beta[1:], used), reverse=True)
+    return 1.0 / g
+
+
+def quadrature(
+    apply: Map, adjoint: Map, z: Float[Array, " m"], n: int, budget: int, lams: Float[Array, " c"], tol: float
+) -> Bidiagonal:
+    """Steps from z with no basis kept, until `residual_share` is known to tol at every λ.
+
+    Lost orthogonality repeats eigenvalues that are found already and divides their weights, which sums do not see, but
+    may take more steps than there are dimensions.
     Golub and Meurant (2010), Matrices, Moments and Quadrature, chapter 6.
     """
-    state = start(adjoint, z, n, min(budget, n, z.shape[0]), keep=False)
-    more = lambda state: (state.steps < jnp.minimum(steps, state.budget)) & ~state.exhausted  # noqa: E731
-    return jax.lax.while_loop(more, lambda state: step(state, apply, adjoint), state)
+
+    def unfinished(state: Bidiagonal) -> Array:
+        high, low = residual_share(state, lams), residual_share(state, lams, more=True)
+        return (state.steps < state.budget) & ~state.exhausted & jnp.any(high - low > tol * high)
+
+    def some(state: Bidiagonal) -> Bidiagonal:
+        last = jnp.minimum(state.steps + _STEPS, state.budget)
+        more = lambda state: (state.steps < last) & ~state.exhausted  # noqa: E731
+        return jax.lax.while_loop(more, lambda state: step(state, apply, adjoint), state)
+
+    return jax.lax.while_loop(unfinished, some, start(adjoint, z, n, budget, keep=False))
 
 
 def projected(state: Bidiagonal) -> Spectrum:

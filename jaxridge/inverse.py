@@ -14,115 +14,65 @@ is decided by what A and L are, and can be overridden by passing the solver:
 """
 
 from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
-import numpy as np
 
-from jaxridge import operators, plan, select
-from jaxridge._diagonal import DiagonalSpectrum, from_diagonal
-from jaxridge._maps import Layout, Map, Seminorm, columns, seminorm
+from jaxridge import plan, select
+from jaxridge._analysis import (
+    Picard,
+    TruncatedPath,
+    covariance,
+    filter_factors,
+    picard,
+    resolution,
+    tsvd,
+)
 from jaxridge._norm import lam_of_any_norm, lam_of_residual
-from jaxridge._implicit import once_only, still
-from jaxridge._numerics import matmul, poison, safe_divide
-from jaxridge._projected import Live, PerLamSpectrum, ProjectedSpectrum, largest_singular_value, project
+from jaxridge._numerics import poison
+from jaxridge._projected import Live, ProjectedSpectrum, largest_singular_value
 from jaxridge._result import RESULTS, override
+from jaxridge._tikhonov import (
+    Diagonal,
+    Direct,
+    Factored,
+    GolubKahan,
+    PerLam,
+    Problem,
+    Solution,
+    Terms,
+    as_lam,
+    problem_of,
+)
 from jaxridge._types import Array, Bool, Float, Int
-from jaxridge.design import as_floats, make_design
-from jaxridge.spectrum import Spectrum, from_design
+from jaxridge.design import as_floats
 
 __all__ = [
     "Choice",
+    "Comparison",
     "Diagonal",
     "Direct",
     "GolubKahan",
     "Path",
     "PerLam",
+    "Picard",
     "Solution",
+    "Terms",
+    "TruncatedPath",
+    "compare",
+    "covariance",
+    "filter_factors",
+    "picard",
+    "resolution",
     "tikhonov",
     "tikhonov_ball",
     "tikhonov_cv",
     "tikhonov_path",
     "tikhonov_residual",
+    "tsvd",
 ]
-
-
-class Terms(TypedDict, total=False):
-    """Keywords that every verb takes, with their defaults.
-
-    L: what is kept small: None (the identity), a matrix (p, n), ``operators.difference(...)``, or any operator.
-    nullity: dimension of the null space of a matrix L; needed under jit or grad in L only, inferred otherwise.
-    x_ref: x₀, like x (0).
-    weights: like b, precisions >= 0, for noise of unequal variance (all ones).
-    whiten: S with noise of covariance (SᵀS)⁻¹, matrix or operator on b, for correlated noise (the identity).
-    solver: `Direct`, `Diagonal`, `GolubKahan` or `PerLam` (by what A and L are).
-    """
-
-    L: Any
-    nullity: int | None
-    x_ref: Any
-    weights: Any
-    whiten: Any
-    solver: Any
-
-
-class Problem(eqx.Module):
-    """The arrays of a problem, flat, and how they came."""
-
-    live: Live
-    inputs: Layout
-    single: bool = eqx.field(static=True)
-    solver: Any
-
-    def factored(self, lams: Float[Array, " k"]) -> "Factored":
-        return Factored(self, self.solver.spectrum(self.live, lams))
-
-
-class Factored(eqx.Module):
-    """A problem after its one factorisation."""
-
-    problem: Problem
-    spectrum: Any
-
-    def flat(self, lam: Array) -> Float[Array, "n t"]:
-        """x, flat."""
-        return self.problem.solver.solution(self.problem.live, self.spectrum, lam)
-
-    def at(self, lam: Array) -> "Solution":
-        """The solution at one λ, or one λ for each target."""
-        spectrum, single = self.spectrum, self.problem.single
-        x = jax.vmap(self.problem.inputs.shaped, in_axes=1, out_axes=-1)(self.flat(lam))
-        bound = jnp.zeros_like(spectrum.rss(lam))
-        if isinstance(spectrum, ProjectedSpectrum):
-            bound = spectrum.error_bound(lam)
-        parts = (spectrum.rss(lam), spectrum.norm(lam), self._result(lam), bound)
-        x, (rss, norm, result, bound) = jax.tree.map(lambda leaf: leaf[..., 0] if single else leaf, (x, parts))
-        return Solution(x, lam, rss, norm, result, bound)
-
-    def _result(self, lam: Array) -> Any:
-        result = self.spectrum.result(lam)
-        if not isinstance(self.spectrum, Spectrum):
-            return result
-        shared = self.spectrum.factor.checks.finite & _shared(self.problem.live)
-        return override(RESULTS.shared_null_space, jnp.broadcast_to(shared, result._value.shape), result)
-
-
-class Solution(eqx.Module):
-    """A regularised solution.
-
-    ``x`` in the shape that A takes (a trailing axis t for several right-hand sides), ``lam``, ``rss`` = ‖√ω(Ax − b)‖²,
-    ``norm`` = ‖L(x − x₀)‖, ``result`` (`RESULTS`), ``error_bound`` on ‖L(x − x(λ))‖/‖L(x − x₀)‖, 0 for exact solvers.
-    """
-
-    x: Any
-    lam: Array
-    rss: Float[Array, "*t"]
-    norm: Float[Array, "*t"]
-    result: Any
-    error_bound: Float[Array, "*t"]
 
 
 class Path(eqx.Module):
@@ -153,7 +103,7 @@ class Path(eqx.Module):
     def at(self, lam: Any) -> Solution:
         """The solution at any λ from the same factorisation or Krylov space."""
         live = self.factored.problem.live
-        return _at(self.factored, _as_lam(lam, live))
+        return _at(self.factored, as_lam(lam, live))
 
 
 class Choice(eqx.Module):
@@ -187,102 +137,6 @@ class Choice(eqx.Module):
         return " ".join(said)
 
 
-class Direct(eqx.Module):
-    """A as a matrix: ridge regression on AL⁺ with AW unpenalised, by QR and SVD; everything `Spectrum` can."""
-
-    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> Spectrum:
-        A, norm = live.A.matrix(), live.norm
-        inverse = columns(norm.times, jnp.eye(norm.size, dtype=A.dtype)) if norm.L is not None else None
-        X = A if inverse is None else matmul(A, inverse)
-        X, free = jnp.concatenate([X, matmul(A, norm.null)], axis=1), norm.null.shape[1]
-        b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
-        unpenalized = tuple(range(norm.size, norm.size + free))
-        return from_design(make_design(X, b, intercept=False, weights=live.weights, unpenalized=unpenalized))
-
-    def solution(self, live: Live, spectrum: Spectrum, lam: Array) -> Float[Array, "n t"]:
-        w, size = spectrum.coef(lam), live.norm.size
-        x = columns(live.norm.times, w[:size]) + matmul(live.norm.null, w[size:])
-        return x if live.x_ref is None else x + live.x_ref[:, None]
-
-
-class Diagonal(eqx.Module):
-    """A, and LᵀL if there is an L, made diagonal by one orthonormal transform."""
-
-    A: operators.Diagonalised
-    gram: operators.Diagonalised | None
-
-    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> DiagonalSpectrum:
-        b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
-        z = columns(lambda y: self.A.analyse(live.A.outputs.shaped(y)).ravel(), b)
-        return from_diagonal(
-            self.A.symbol.ravel(), z, penalty=None if self.gram is None else jnp.sqrt(self.gram.symbol.ravel())
-        )
-
-    def solution(self, live: Live, spectrum: DiagonalSpectrum, lam: Array) -> Float[Array, "n t"]:
-        shape = self.A.symbol.shape
-        x = columns(lambda z: self.A.synthesise(z.reshape(shape)).ravel(), spectrum.coef(lam))
-        return x if live.x_ref is None else x + live.x_ref[:, None]
-
-
-class GolubKahan(eqx.Module):
-    """One bidiagonalisation for every λ, by products with A and Aᵀ alone.
-
-    key: of the random probes that ``dof`` needs (GCV, predictive risk, evidence); None does without them.
-    tol: a λ is solved when ‖L(x − x(λ))‖ ≤ tol ‖L(x − x₀)‖, by the bound that the projection gives.
-    budget: steps at most, of two products and m + n numbers each. probes: how many of them.
-    max_steps: of conjugate gradients, for a derivative.
-    """
-
-    key: Array | None
-    tol: Array
-    budget: int = eqx.field(static=True)
-    probes: int = eqx.field(static=True)
-    max_steps: int = eqx.field(static=True)
-
-    def __init__(
-        self, key: Array | None = None, *, tol: Any = 1e-6, budget: int = 150, probes: int = 4, max_steps: int = 1000
-    ):
-        if budget < 1 or probes < 1 or max_steps < 1:
-            raise ValueError(f"GolubKahan got budget {budget}, probes {probes}, max_steps {max_steps}; each is >= 1.")
-        self.key, self.tol = key, jnp.asarray(tol)
-        self.budget, self.probes, self.max_steps = budget, probes, max_steps
-
-    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> ProjectedSpectrum:
-        return project(
-            live,
-            lams,
-            tol=self.tol,
-            budget=self.budget,
-            key=self.key,
-            probes=self.probes,
-            max_steps=self.max_steps,
-        )
-
-    def solution(self, live: Live, spectrum: ProjectedSpectrum, lam: Array) -> Float[Array, "n t"]:
-        return spectrum.coef(lam)
-
-
-class PerLam(eqx.Module):
-    """Conjugate gradients on AᵀωA + λLᵀL, each λ on its own: for an operator L without a pseudo-inverse.
-
-    tol: relative to the right-hand side. max_steps: products with A, Aᵀ, L and Lᵀ for each λ at most.
-    """
-
-    tol: Array
-    max_steps: int = eqx.field(static=True)
-
-    def __init__(self, *, tol: Any = 1e-8, max_steps: int = 1000):
-        if max_steps < 1:
-            raise ValueError(f"PerLam got max_steps {max_steps}; it is >= 1.")
-        self.tol, self.max_steps = jnp.asarray(tol), max_steps
-
-    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> PerLamSpectrum:
-        return PerLamSpectrum(live, self.tol.astype(live.b.dtype), self.max_steps)
-
-    def solution(self, live: Live, spectrum: PerLamSpectrum, lam: Array) -> Float[Array, "n t"]:
-        return spectrum.coef(lam)
-
-
 def tikhonov(A: Any, b: Any, lam: Any, **terms: Unpack[Terms]) -> Solution:
     """The x that minimises ‖Ax − b‖² + λ‖L(x − x₀)‖², at one λ.
 
@@ -305,8 +159,8 @@ def tikhonov(A: Any, b: Any, lam: Any, **terms: Unpack[Terms]) -> Solution:
     >>> print(inverse.tikhonov(A, b, 1e6, L=D).x.round(3))
     [1. 1. 1.]
     """
-    problem = _problem(A, b, **terms)
-    return _tikhonov(problem, _as_lam(lam, problem.live))
+    problem = problem_of(A, b, **terms)
+    return _tikhonov(problem, as_lam(lam, problem.live))
 
 
 def tikhonov_path(A: Any, b: Any, lams: Any = None, **terms: Unpack[Terms]) -> Path:
@@ -323,7 +177,7 @@ def tikhonov_path(A: Any, b: Any, lams: Any = None, **terms: Unpack[Terms]) -> P
     [[2.  3. ]
      [1.6 1.5]] [0.   2.89]
     """
-    problem = _problem(A, b, **terms)
+    problem = problem_of(A, b, **terms)
     return _path(problem, _as_lams(lams, problem))
 
 
@@ -354,7 +208,7 @@ def tikhonov_cv(
     >>> print(inverse.tikhonov_cv(A, b, rule=select.discrepancy(1e-4)).fit.rss.round(7))
     0.0003
     """
-    problem = _problem(A, b, **terms)
+    problem = problem_of(A, b, **terms)
     if isinstance(rule, select.KFold | select.Holdout) and not isinstance(problem.solver, Direct):
         raise ValueError("kfold and holdout need the rows of A; pass solver=Direct(), or select.gcv as the rule.")
     return _cv(problem, _as_lams(lams, problem), rule, per_target, refine)
@@ -371,15 +225,16 @@ def tikhonov_ball(A: Any, b: Any, radius: Any, **terms: Unpack[Terms]) -> Soluti
     >>> print(fit.x.round(5), fit.lam.round(4))
     [0.6 0.8] 4.0
     """
-    problem = _problem(A, b, **terms)
-    return _ball(problem, _as_lam(radius, problem.live, "radius"))
+    problem = problem_of(A, b, **terms)
+    return _ball(problem, as_lam(radius, problem.live, "radius"))
 
 
 def tikhonov_residual(A: Any, b: Any, delta: Any, **terms: Unpack[Terms]) -> Solution:
     """min ‖L(x − x₀)‖ subject to ‖√ω(Ax − b)‖ ≤ delta, with λ (one over the multiplier) as ``lam``.
 
-    λ is ∞ where the smoothest x is good enough, code ``trivial_residual``, and 0 where no x is, ``unreachable_residual``.
-    Args as for `tikhonov`, with delta ≥ 0 a scalar or (t,), the norm of the noise. Differentiable in delta and arrays.
+    λ is ∞ where the smoothest x is good enough, code ``trivial_residual``, and 0 where no x is, code
+    ``unreachable_residual``. Args as for `tikhonov`, with delta ≥ 0 a scalar or (t,), the norm of the noise.
+    Differentiable in delta and arrays.
 
     >>> import jax.numpy as jnp
     >>> from jaxridge import inverse
@@ -387,14 +242,15 @@ def tikhonov_residual(A: Any, b: Any, delta: Any, **terms: Unpack[Terms]) -> Sol
     >>> print(fit.x.round(5), fit.lam.round(4))
     [1.5 2. ] 1.0
     """
-    problem = _problem(A, b, **terms)
-    return _residual(problem, _as_lam(delta, problem.live, "delta"))
+    problem = problem_of(A, b, **terms)
+    return _residual(problem, as_lam(delta, problem.live, "delta"))
 
 
 class Comparison(eqx.Module):
     """What several rules say of one problem, side by side; ``print`` it for a table.
 
-    ``names`` of the rules; ``lam``, ``norm``, ``rss`` (r[, t]) of each one's solution, in that order; ``choices`` by name.
+    ``names`` of the rules; ``lam``, ``norm``, ``rss`` (r[, t]) of each one's solution, in that order; ``choices`` by
+    name.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -457,219 +313,8 @@ def compare(A: Any, b: Any, rules: dict[str, Any], lams: Any = None, **terms: Un
     """
     if not rules:
         raise ValueError("rules is empty; pass a dict such as {'gcv': select.gcv}.")
-    problem = _problem(A, b, **terms)
+    problem = problem_of(A, b, **terms)
     return Comparison(tuple(rules), _compare(problem, _as_lams(lams, problem), dict(rules)))
-
-
-def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Terms]) -> "TruncatedPath":
-    """Truncated SVD: x from the ``ranks`` largest (generalised) singular values alone, whatever the others say.
-
-    Args: as for `tikhonov`, with ranks (k,) whole numbers and A as a matrix; the null space of L is always kept.
-
-    Derivatives are those in b; in A and L they raise ValueError, since singular values may cross.
-    Equals ``scipy.linalg.svd`` with all but r singular values dropped. Hansen (1987), BIT 27, 534.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import inverse
-    >>> path = inverse.tsvd(jnp.diag(jnp.array([2.0, 1.0])), jnp.array([4.0, 3.0]), [1, 2])
-    >>> print(path.x, path.rss)
-    [[2. 0.]
-     [2. 3.]] [9. 0.]
-    """
-    problem = _problem(A, b, **{**terms, "solver": Direct()})
-    ranks = np.asarray(ranks)
-    if ranks.ndim != 1 or not np.issubdtype(ranks.dtype, np.integer) or np.any(ranks < 0):
-        raise ValueError("ranks are whole numbers >= 0 in a list, one for each solution.")
-    return _tsvd(problem, jnp.asarray(ranks))
-
-
-class TruncatedPath(eqx.Module):
-    """``ranks`` (k,), ``x`` (k, …), ``rss`` and ``norm`` (k[, t]) as in `Path`."""
-
-    ranks: Int[Array, " k"]
-    x: Any
-    rss: Float[Array, "k *t"]
-    norm: Float[Array, "k *t"]
-
-
-class Picard(eqx.Module):
-    """What decides whether b can be inverted; see `picard`."""
-
-    singular_values: Float[Array, " r"]
-    coefficients: Float[Array, "r *t"]
-    ratios: Float[Array, "r *t"]
-
-
-def picard(A: Any, b: Any, **terms: Unpack[Terms]) -> Picard:
-    """The Picard condition: |uᵢᵀb| must fall faster than the (generalised) singular values sᵢ.
-
-    Where the coefficients |uᵢᵀb| level off, at the noise, the ratios |uᵢᵀb|/sᵢ begin to grow: from there on a solution
-    without a filter is noise. ``plot.picard`` draws it. Args as for `tikhonov`, A as a matrix.
-    Hansen (1990), BIT 30, 658.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import inverse
-    >>> print(inverse.picard(jnp.diag(jnp.array([2.0, 1.0])), jnp.array([4.0, -3.0])).ratios)
-    [2. 3.]
-    """
-    problem = _problem(A, b, **{**terms, "solver": Direct()})
-    spectrum = _spectrum(problem)
-    factor, s = still(spectrum.factor), spectrum.singular_values
-    coefficients = jnp.abs(factor.z[: s.shape[0]]) * factor.y_scale[None, :]
-    ratios = safe_divide(coefficients, jnp.broadcast_to(s[:, None], coefficients.shape))
-    pick = lambda x: x[:, 0] if problem.single else x  # noqa: E731
-    return Picard(s, pick(coefficients), pick(ratios))
-
-
-def filter_factors(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "r *k"]:
-    """f = s²/(s² + λ) of every (generalised) singular value, the share of it that x keeps; λ () or (k,).
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import inverse
-    >>> print(inverse.filter_factors(jnp.diag(jnp.array([2.0, 1.0])), 1.0))
-    [0.8 0.5]
-    """
-    m = Map.of("A", A)
-    problem = _problem(A, m.outputs.shaped(jnp.zeros(m.shape[0], m.outputs.dtype)), **{**terms, "solver": Direct()})
-    s, lam = _spectrum(problem).singular_values, as_floats("lam", lam, (0, 1)).astype(m.outputs.dtype)
-    squares = jnp.square(s).reshape(-1, *(1,) * lam.ndim)
-    return safe_divide(squares, squares + lam)
-
-
-def resolution(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "n n"]:
-    """(AᵀωA + λLᵀL)⁻¹AᵀωA, what the solution makes of the truth without noise: column j is the image of a point j.
-
-    Args: as for `tikhonov`, A as a matrix. Backus and Gilbert (1968), Geophys. J. R. Astr. Soc. 16, 169.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import inverse
-    >>> print(inverse.resolution(jnp.diag(jnp.array([2.0, 1.0])), 1.0))
-    [[0.8 0. ]
-     [0.  0.5]]
-    """
-    matrix = Map.of("A", A).matrix()
-    if terms.pop("x_ref", None) is not None:
-        raise ValueError("x_ref is where the solution is drawn to, and has no part in its resolution; leave it out.")
-    return tikhonov(matrix, matrix, lam, **terms).x
-
-
-def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Terms]) -> Float[Array, "n n"]:
-    """Posterior covariance σ²(AᵀωA + λLᵀL)⁻¹ of x, for noise of variance σ² and a prior of precision λLᵀL/σ².
-
-    Args: as for `tikhonov`, A as a matrix, ``noise`` σ². Tarantola (2005), Inverse Problem Theory, section 3.2.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import inverse
-    >>> print(inverse.covariance(jnp.diag(jnp.array([2.0, 1.0])), 1.0, noise=0.5))
-    [[0.1  0.  ]
-     [0.   0.25]]
-    """
-    whole = Map.of("A", A)
-    problem = _problem(A, whole.outputs.shaped(jnp.zeros(whole.shape[0], whole.outputs.dtype)), **terms)
-    lam, noise = as_floats("lam", lam, (0,)), as_floats("noise", noise, (0,))
-    return _covariance(problem.live, lam.astype(whole.outputs.dtype), noise.astype(whole.outputs.dtype))
-
-
-def _problem(
-    A: Any,
-    b: Any,
-    *,
-    L: Any = None,
-    nullity: int | None = None,
-    x_ref: Any = None,
-    weights: Any = None,
-    whiten: Any = None,
-    solver: Any = None,
-) -> Problem:
-    """Shapes and types are checked here, values never."""
-    given, m_layout = Map.of("A", A), None
-    m_layout, dtype = given.outputs, given.outputs.dtype
-    if given.is_matrix:
-        b = as_floats("b", b, (1, 2))
-        dtype = jnp.promote_types(given.inputs.dtype, b.dtype)
-        given = given.astype(dtype)
-    flat, single = _right_hand_sides(b, m_layout, dtype)
-    if x_ref is not None:
-        x_ref = _like("x_ref", x_ref, given.inputs, dtype)
-    if weights is not None:
-        weights = _like("weights", weights, m_layout, dtype)
-    if whiten is not None:
-        S = Map.of("whiten", whiten).astype(dtype)
-        if S.shape[1] != given.shape[0]:
-            raise ValueError(f"whiten takes {S.shape[1]} numbers and b has {given.shape[0]}; it acts on b.")
-        if weights is not None:
-            raise ValueError("weights and whiten were both given; put the weights into whiten.")
-        given, flat = _composed(S, given), columns(S, flat)
-    norm = seminorm(L, given.shape[1], dtype, nullity)
-    if solver is None:
-        solver = _route(A, L, weights, whiten, norm, given)
-    if norm is None and isinstance(solver, PerLam):
-        norm = Seminorm(Map.of("L", L), None, jnp.zeros((given.shape[1], 0), dtype), 0)
-    elif norm is None:
-        norm = seminorm(Map.of("L", L).matrix(), given.shape[1], dtype, nullity)
-    return Problem(Live(given, norm, flat, weights, x_ref), given.inputs, single, solver)
-
-
-def _right_hand_sides(b: Any, layout: Layout, dtype: Any) -> tuple[Float[Array, "m t"], bool]:
-    """b flat, a column for each right-hand side, and whether it was one only."""
-    leaves = layout.structure[0]
-    if len(leaves) > 1:
-        return layout.flat(_like("b", b, layout, dtype, flat=False))[:, None], True
-    shape = leaves[0][0]
-    b = as_floats("b", b, (len(shape), len(shape) + 1))
-    if b.shape[: len(shape)] != shape:
-        raise ValueError(f"b has shape {b.shape} and A gives {shape}; pass that, or a stack (*{shape}, t) of them.")
-    _not_finer("b", b, dtype)
-    return b.astype(dtype).reshape(layout.size, -1), b.ndim == len(shape)
-
-
-def _like(name: str, x: Any, layout: Layout, dtype: Any, *, flat: bool = True) -> Any:
-    """``x`` in the structure of one side of A, flat."""
-    tree = layout.tree
-    if jax.tree.structure(x) != jax.tree.structure(tree):
-        raise ValueError(f"{name} has another structure than that side of A: {jax.tree.structure(tree)} is needed.")
-    x = jax.tree.map(lambda leaf, wanted: as_floats(name, leaf, (len(wanted.shape),)), x, tree)
-    for leaf, wanted in zip(jax.tree.leaves(x), jax.tree.leaves(tree), strict=True):
-        if leaf.shape != wanted.shape:
-            raise ValueError(f"{name} has shape {leaf.shape}; that side of A has {wanted.shape}.")
-        _not_finer(name, leaf, dtype)
-    x = jax.tree.map(lambda leaf: leaf.astype(dtype), x)
-    return layout.flat(x) if flat else x
-
-
-def _not_finer(name: str, x: Array, dtype: Any) -> None:
-    """An operator has a dtype of its own, and must not take digits away silently."""
-    if jnp.finfo(x.dtype).bits > jnp.finfo(dtype).bits:
-        raise ValueError(f"{name} is {x.dtype} and A maps {dtype}; convert one of them, for example {name}.astype.")
-
-
-def _composed(S: Map, A: Map) -> Map:
-    """SA."""
-    if S.is_matrix and A.is_matrix:
-        return Map.of("A", matmul(S.operator, A.operator))
-    outer, inner = (lx.MatrixLinearOperator(M.operator) if M.is_matrix else M.operator for M in (S, A))
-    if inner.out_structure() != outer.in_structure():
-        raise ValueError("whiten takes arrays of another shape than A gives; write it for the shape of b.")
-    return Map.of("A", outer @ inner)
-
-
-def _route(A: Any, L: Any, weights: Any, whiten: Any, norm: Seminorm | None, given: Map) -> Any:
-    """What suits A and L."""
-    if given.is_matrix:
-        return Direct()
-    fast = None if weights is not None or whiten is not None else operators.diagonalised(A)
-    if fast is not None:
-        smooth = L.gram() if hasattr(L, "gram") else None
-        if L is None or (smooth is not None and smooth.basis == fast.basis):
-            return Diagonal(fast, smooth)
-    return GolubKahan() if norm is not None else PerLam()
-
-
-def _as_lam(lam: Any, live: Live, name: str = "lam") -> Array:
-    lam = as_floats(name, lam, (0, 1)).astype(live.b.dtype)
-    if lam.ndim == 1 and lam.shape != live.b.shape[1:]:
-        raise ValueError(f"{name} has shape {lam.shape}; a scalar is needed, or one for each right-hand side of b.")
-    return lam
 
 
 def _as_lams(lams: Any, problem: Problem) -> Float[Array, " k"] | None:
@@ -724,48 +369,6 @@ def _compare(problem: Problem, lams: Array | None, rules: dict[str, Any]) -> dic
     return {name: _choice(path, rule, False, True) for name, rule in rules.items()}
 
 
-@eqx.filter_jit
-def _spectrum(problem: Problem) -> Spectrum:
-    return problem.factored(jnp.zeros(0, problem.live.b.dtype)).spectrum
-
-
-@eqx.filter_jit
-def _tsvd(problem: Problem, ranks: Int[Array, " k"]) -> TruncatedPath:
-    """A rank as a filter of zeros and ones on the directions of the penalised part."""
-    live, spectrum = problem.live, problem.factored(jnp.zeros(0, problem.live.b.dtype)).spectrum
-    factor, d = spectrum.factor, live.norm.size
-    moving = eqx.filter((live.A, live.norm, live.weights), eqx.is_inexact_array)
-    factor = once_only(still(factor), moving, "tsvd has derivatives in b only: in A and L singular values may cross.")
-    b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
-    root = factor.root_weights
-    z = matmul(factor.U.T, b if root is None else root[:, None] * b)
-    outside = jnp.sum(jnp.square((b if root is None else root[:, None] * b) - matmul(factor.U, z)), axis=0)
-
-    def one(rank: Array) -> tuple[Array, Array, Array]:
-        r = factor.V.shape[1]
-        taken = jnp.concatenate([jnp.arange(r) < rank, jnp.ones(factor.s.shape[0] - r, bool)])[:, None]
-        coordinates = safe_divide(jnp.where(taken, z, 0.0), jnp.broadcast_to(factor.s[:, None], z.shape))
-        w = factor.times(coordinates)
-        left = outside + jnp.sum(jnp.where(taken & (factor.s > 0)[:, None], 0.0, jnp.square(z)), axis=0)
-        x = columns(live.norm.times, w[:d]) + matmul(live.norm.null, w[d:])
-        x = x if live.x_ref is None else x + live.x_ref[:, None]
-        return x, left, jnp.linalg.norm(w[:d], axis=0)
-
-    x, rss, norm = jax.vmap(one)(ranks)
-    x = jax.vmap(jax.vmap(problem.inputs.shaped, in_axes=1, out_axes=-1))(x)
-    return TruncatedPath(ranks, *jax.tree.map(lambda leaf: leaf[..., 0] if problem.single else leaf, (x, rss, norm)))
-
-
-@eqx.filter_jit
-def _covariance(live: Live, lam: Array, noise: Array) -> Float[Array, "n n"]:
-    """σ²R⁻¹R⁻ᵀ from QR = [√ωA; √λL], which does not square A."""
-    A, L = live.A.matrix(), columns(live.norm.apply, jnp.eye(live.A.shape[1], dtype=lam.dtype))
-    A = A if live.weights is None else jnp.sqrt(live.weights)[:, None] * A
-    R = jnp.linalg.qr(jnp.concatenate([A, jnp.sqrt(lam) * L]), mode="r")
-    inverse = jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
-    return noise * matmul(inverse, inverse.T)
-
-
 def _choice(path: Path, rule: Any, per_target: bool, refine: bool) -> Choice:
     """A rule on a path."""
     factored, lams, spectrum = path.factored, path.lams, path.factored.spectrum
@@ -812,16 +415,6 @@ def _grid_of_products(live: Live) -> Float[Array, " k"]:
     """50 λ from 1e-6 to 10 times s₁², which twenty products tell."""
     largest = largest_singular_value(live)
     return jnp.square(largest) * jnp.logspace(-6, 1, 50, dtype=live.b.dtype)
-
-
-def _shared(live: Live) -> Bool[Array, ""]:
-    """Whether A sees less of the null space of L than rounding."""
-    W = live.norm.null
-    if not W.shape[1]:
-        return jnp.array(False)
-    A = live.A.matrix()
-    least = jnp.min(jnp.linalg.svd(matmul(A, W), compute_uv=False))
-    return least <= max(A.shape) * jnp.finfo(W.dtype).eps * jnp.linalg.norm(A)
 
 
 @eqx.filter_jit

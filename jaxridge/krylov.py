@@ -141,7 +141,8 @@ def run(
 ) -> tuple[Float[Array, "n c"], Stats]:
     """Iterate until every column is solved by its true residual, rests on rounding, or the steps are used up.
 
-    The systems are A + λP with ``penalty`` V ↦ PV, ``precondition(lams)`` is the `Block` for those λ. As columns are solved, the others go on in narrower blocks.
+    The systems are A + λP with ``penalty`` V ↦ PV; ``precondition(lams)`` is the `Block` for those λ. As columns are
+    solved, the others go on in narrower blocks.
     """
     # Powers of two keep squares of any g inside the range of the dtype.
     unit = power_of_two(exponent(jnp.max(jnp.abs(g), axis=0, initial=0.0)), g.dtype)[None, :]

@@ -1,0 +1,300 @@
+"""A Tikhonov problem, checked, and the four ways to factor it once for every λ."""
+
+from typing import Any, TypedDict
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+
+from jaxridge import operators
+from jaxridge._diagonal import DiagonalSpectrum, from_diagonal
+from jaxridge._maps import Layout, Map, Seminorm, columns, seminorm
+from jaxridge._numerics import matmul
+from jaxridge._projected import Live, PerLamSpectrum, ProjectedSpectrum, project
+from jaxridge._result import RESULTS, override
+from jaxridge._types import Array, Bool, Float
+from jaxridge.design import as_floats, make_design
+from jaxridge.spectrum import Spectrum, from_design
+
+
+class Terms(TypedDict, total=False):
+    """Keywords that every verb takes, with their defaults.
+
+    L: what is kept small: None (the identity), a matrix (p, n), ``operators.difference(...)``, or any operator.
+    nullity: dimension of the null space of a matrix L; needed under jit or grad in L only, inferred otherwise.
+    x_ref: x₀, like x (0).
+    weights: like b, precisions >= 0, for noise of unequal variance (all ones).
+    whiten: S with noise of covariance (SᵀS)⁻¹, matrix or operator on b, for correlated noise (the identity).
+    solver: `Direct`, `Diagonal`, `GolubKahan` or `PerLam` (by what A and L are).
+    """
+
+    L: Any
+    nullity: int | None
+    x_ref: Any
+    weights: Any
+    whiten: Any
+    solver: Any
+
+
+class Problem(eqx.Module):
+    """The arrays of a problem, flat, and how they came."""
+
+    live: Live
+    inputs: Layout
+    single: bool = eqx.field(static=True)
+    solver: Any
+
+    def factored(self, lams: Float[Array, " k"]) -> "Factored":
+        return Factored(self, self.solver.spectrum(self.live, lams))
+
+
+class Factored(eqx.Module):
+    """A problem after its one factorisation."""
+
+    problem: Problem
+    spectrum: Any
+
+    def flat(self, lam: Array) -> Float[Array, "n t"]:
+        """x, flat."""
+        return self.problem.solver.solution(self.problem.live, self.spectrum, lam)
+
+    def at(self, lam: Array) -> "Solution":
+        """The solution at one λ, or one λ for each target."""
+        spectrum, single = self.spectrum, self.problem.single
+        x = jax.vmap(self.problem.inputs.shaped, in_axes=1, out_axes=-1)(self.flat(lam))
+        bound = jnp.zeros_like(spectrum.rss(lam))
+        if isinstance(spectrum, ProjectedSpectrum):
+            bound = spectrum.error_bound(lam)
+        parts = (spectrum.rss(lam), spectrum.norm(lam), self._result(lam), bound)
+        x, (rss, norm, result, bound) = jax.tree.map(lambda leaf: leaf[..., 0] if single else leaf, (x, parts))
+        return Solution(x, lam, rss, norm, result, bound)
+
+    def _result(self, lam: Array) -> Any:
+        result = self.spectrum.result(lam)
+        if not isinstance(self.spectrum, Spectrum):
+            return result
+        shared = self.spectrum.factor.checks.finite & _shared(self.problem.live)
+        return override(RESULTS.shared_null_space, jnp.broadcast_to(shared, result._value.shape), result)
+
+
+class Solution(eqx.Module):
+    """A regularised solution.
+
+    ``x`` in the shape that A takes (a trailing axis t for several right-hand sides), ``lam``, ``rss`` = ‖√ω(Ax − b)‖²,
+    ``norm`` = ‖L(x − x₀)‖, ``result`` (`RESULTS`), ``error_bound`` on ‖L(x − x(λ))‖/‖L(x − x₀)‖, 0 for exact solvers.
+    """
+
+    x: Any
+    lam: Array
+    rss: Float[Array, "*t"]
+    norm: Float[Array, "*t"]
+    result: Any
+    error_bound: Float[Array, "*t"]
+
+
+class Direct(eqx.Module):
+    """A as a matrix: ridge regression on AL⁺ with AW unpenalised, by QR and SVD; everything `Spectrum` can."""
+
+    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> Spectrum:
+        A, norm = live.A.matrix(), live.norm
+        inverse = columns(norm.times, jnp.eye(norm.size, dtype=A.dtype)) if norm.L is not None else None
+        X = A if inverse is None else matmul(A, inverse)
+        X, free = jnp.concatenate([X, matmul(A, norm.null)], axis=1), norm.null.shape[1]
+        b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
+        unpenalized = tuple(range(norm.size, norm.size + free))
+        return from_design(make_design(X, b, intercept=False, weights=live.weights, unpenalized=unpenalized))
+
+    def solution(self, live: Live, spectrum: Spectrum, lam: Array) -> Float[Array, "n t"]:
+        w, size = spectrum.coef(lam), live.norm.size
+        x = columns(live.norm.times, w[:size]) + matmul(live.norm.null, w[size:])
+        return x if live.x_ref is None else x + live.x_ref[:, None]
+
+
+class Diagonal(eqx.Module):
+    """A, and LᵀL if there is an L, made diagonal by one orthonormal transform."""
+
+    A: operators.Diagonalised
+    gram: operators.Diagonalised | None
+
+    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> DiagonalSpectrum:
+        b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
+        z = columns(lambda y: self.A.analyse(live.A.outputs.shaped(y)).ravel(), b)
+        return from_diagonal(
+            self.A.symbol.ravel(), z, penalty=None if self.gram is None else jnp.sqrt(self.gram.symbol.ravel())
+        )
+
+    def solution(self, live: Live, spectrum: DiagonalSpectrum, lam: Array) -> Float[Array, "n t"]:
+        shape = self.A.symbol.shape
+        x = columns(lambda z: self.A.synthesise(z.reshape(shape)).ravel(), spectrum.coef(lam))
+        return x if live.x_ref is None else x + live.x_ref[:, None]
+
+
+class GolubKahan(eqx.Module):
+    """One bidiagonalisation for every λ, by products with A and Aᵀ alone.
+
+    key: of the random probes that ``dof`` needs (GCV, predictive risk, evidence); None does without them.
+    tol: a λ is solved when ‖L(x − x(λ))‖ ≤ tol ‖L(x − x₀)‖, by the bound that the projection gives.
+    budget: steps at most, of two products and m + n numbers each. probes: how many of them.
+    max_steps: of conjugate gradients, for a derivative.
+    """
+
+    key: Array | None
+    tol: Array
+    budget: int = eqx.field(static=True)
+    probes: int = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+
+    def __init__(
+        self, key: Array | None = None, *, tol: Any = 1e-6, budget: int = 150, probes: int = 4, max_steps: int = 1000
+    ):
+        if budget < 1 or probes < 1 or max_steps < 1:
+            raise ValueError(f"GolubKahan got budget {budget}, probes {probes}, max_steps {max_steps}; each is >= 1.")
+        self.key, self.tol = key, jnp.asarray(tol)
+        self.budget, self.probes, self.max_steps = budget, probes, max_steps
+
+    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> ProjectedSpectrum:
+        return project(
+            live,
+            lams,
+            tol=self.tol,
+            budget=self.budget,
+            key=self.key,
+            probes=self.probes,
+            max_steps=self.max_steps,
+        )
+
+    def solution(self, live: Live, spectrum: ProjectedSpectrum, lam: Array) -> Float[Array, "n t"]:
+        return spectrum.coef(lam)
+
+
+class PerLam(eqx.Module):
+    """Conjugate gradients on AᵀωA + λLᵀL, each λ on its own: for an operator L without a pseudo-inverse.
+
+    tol: relative to the right-hand side. max_steps: products with A, Aᵀ, L and Lᵀ for each λ at most.
+    """
+
+    tol: Array
+    max_steps: int = eqx.field(static=True)
+
+    def __init__(self, *, tol: Any = 1e-8, max_steps: int = 1000):
+        if max_steps < 1:
+            raise ValueError(f"PerLam got max_steps {max_steps}; it is >= 1.")
+        self.tol, self.max_steps = jnp.asarray(tol), max_steps
+
+    def spectrum(self, live: Live, lams: Float[Array, " k"]) -> PerLamSpectrum:
+        return PerLamSpectrum(live, self.tol.astype(live.b.dtype), self.max_steps)
+
+    def solution(self, live: Live, spectrum: PerLamSpectrum, lam: Array) -> Float[Array, "n t"]:
+        return spectrum.coef(lam)
+
+
+def problem_of(
+    A: Any,
+    b: Any,
+    *,
+    L: Any = None,
+    nullity: int | None = None,
+    x_ref: Any = None,
+    weights: Any = None,
+    whiten: Any = None,
+    solver: Any = None,
+) -> Problem:
+    """Shapes and types are checked here, values never."""
+    given = Map.of("A", A)
+    outputs, dtype = given.outputs, given.outputs.dtype
+    if given.is_matrix:
+        b = as_floats("b", b, (1, 2))
+        dtype = jnp.promote_types(given.inputs.dtype, b.dtype)
+        given = given.astype(dtype)
+    flat, single = _right_hand_sides(b, outputs, dtype)
+    if x_ref is not None:
+        x_ref = _like("x_ref", x_ref, given.inputs, dtype)
+    if weights is not None:
+        weights = _like("weights", weights, outputs, dtype)
+    if whiten is not None:
+        S = Map.of("whiten", whiten).astype(dtype)
+        if S.shape[1] != given.shape[0]:
+            raise ValueError(f"whiten takes {S.shape[1]} numbers and b has {given.shape[0]}; it acts on b.")
+        if weights is not None:
+            raise ValueError("weights and whiten were both given; put the weights into whiten.")
+        given, flat = _composed(S, given), columns(S, flat)
+    n = given.shape[1]
+    norm = seminorm(L, n, dtype, nullity)
+    solver = _route(A, L, weights, whiten, norm, given) if solver is None else solver
+    if norm is None:
+        whole = Map.of("L", L)
+        norm = Seminorm.bare(whole) if isinstance(solver, PerLam) else Seminorm.of(whole.matrix(), nullity)
+    return Problem(Live(given, norm, flat, weights, x_ref), given.inputs, single, solver)
+
+
+def _right_hand_sides(b: Any, layout: Layout, dtype: Any) -> tuple[Float[Array, "m t"], bool]:
+    """b flat, a column for each right-hand side, and whether it was one only."""
+    leaves = layout.structure[0]
+    if len(leaves) > 1:
+        return layout.flat(_like("b", b, layout, dtype, flat=False))[:, None], True
+    shape = leaves[0][0]
+    b = as_floats("b", b, (len(shape), len(shape) + 1))
+    if b.shape[: len(shape)] != shape:
+        raise ValueError(f"b has shape {b.shape} and A gives {shape}; pass that, or a stack (*{shape}, t) of them.")
+    _not_finer("b", b, dtype)
+    return b.astype(dtype).reshape(layout.size, -1), b.ndim == len(shape)
+
+
+def _like(name: str, x: Any, layout: Layout, dtype: Any, *, flat: bool = True) -> Any:
+    """``x`` in the structure of one side of A, flat."""
+    tree = layout.tree
+    if jax.tree.structure(x) != jax.tree.structure(tree):
+        raise ValueError(f"{name} has another structure than that side of A: {jax.tree.structure(tree)} is needed.")
+    x = jax.tree.map(lambda leaf, wanted: as_floats(name, leaf, (len(wanted.shape),)), x, tree)
+    for leaf, wanted in zip(jax.tree.leaves(x), jax.tree.leaves(tree), strict=True):
+        if leaf.shape != wanted.shape:
+            raise ValueError(f"{name} has shape {leaf.shape}; that side of A has {wanted.shape}.")
+        _not_finer(name, leaf, dtype)
+    x = jax.tree.map(lambda leaf: leaf.astype(dtype), x)
+    return layout.flat(x) if flat else x
+
+
+def _not_finer(name: str, x: Array, dtype: Any) -> None:
+    """An operator has a dtype of its own, and must not take digits away silently."""
+    if jnp.finfo(x.dtype).bits > jnp.finfo(dtype).bits:
+        raise ValueError(f"{name} is {x.dtype} and A maps {dtype}; convert one of them, for example {name}.astype.")
+
+
+def _composed(S: Map, A: Map) -> Map:
+    """SA."""
+    if S.is_matrix and A.is_matrix:
+        return Map.of("A", matmul(S.operator, A.operator))
+    outer, inner = (lx.MatrixLinearOperator(M.operator) if M.is_matrix else M.operator for M in (S, A))
+    if inner.out_structure() != outer.in_structure():
+        raise ValueError("whiten takes arrays of another shape than A gives; write it for the shape of b.")
+    return Map.of("A", outer @ inner)
+
+
+def _route(A: Any, L: Any, weights: Any, whiten: Any, norm: Seminorm | None, given: Map) -> Any:
+    """What suits A and L."""
+    if given.is_matrix:
+        return Direct()
+    fast = None if weights is not None or whiten is not None else operators.diagonalised(A)
+    if fast is not None:
+        smooth = L.gram() if hasattr(L, "gram") else None
+        if L is None or (smooth is not None and smooth.basis == fast.basis):
+            return Diagonal(fast, smooth)
+    return GolubKahan() if norm is not None else PerLam()
+
+
+def as_lam(lam: Any, live: Live, name: str = "lam") -> Array:
+    lam = as_floats(name, lam, (0, 1)).astype(live.b.dtype)
+    if lam.ndim == 1 and lam.shape != live.b.shape[1:]:
+        raise ValueError(f"{name} has shape {lam.shape}; a scalar is needed, or one for each right-hand side of b.")
+    return lam
+
+
+def _shared(live: Live) -> Bool[Array, ""]:
+    """Whether A sees less of the null space of L than rounding."""
+    W = live.norm.null
+    if not W.shape[1]:
+        return jnp.array(False)
+    A = live.A.matrix()
+    least = jnp.min(jnp.linalg.svd(matmul(A, W), compute_uv=False))
+    return least <= max(A.shape) * jnp.finfo(W.dtype).eps * jnp.linalg.norm(A)

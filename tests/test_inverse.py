@@ -1,0 +1,501 @@
+"""Inverse problems: formulas, the Krylov space, rules, constrained forms, derivatives, codes and what is refused."""
+
+import re
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import mpmath
+import numpy as np
+import pytest
+
+from jaxridge import RESULTS, inverse, operators, select, testproblems
+
+N = 16
+PROBLEMS = {
+    name: (np.asarray(problem.A), np.asarray(problem.b))
+    for name in ("shaw", "phillips", "heat", "deriv2", "gravity", "foxgood", "baart")
+    for problem in [getattr(testproblems, name)(N)]
+}
+D1, D2 = np.diff(np.eye(N), axis=0), np.diff(np.eye(N), 2, axis=0)
+SMOOTH = {"I": None, "D1": D1, "D2": D2}
+LAMS = np.array([1e-8, 1e-3, 10.0])
+NOISE = 1e-3 * np.random.default_rng(3).standard_normal(N)
+KEY = jax.random.key(0)
+
+
+class Products(operators.Operator):
+    """A matrix that is known by its products only."""
+
+    matrix: jax.Array
+
+    def apply(self, x):
+        return self.matrix @ x
+
+
+def operator(A):
+    A = jnp.asarray(A)
+    x, b = (jax.ShapeDtypeStruct((n,), A.dtype) for n in A.shape[::-1])
+    return Products(x, b, A)
+
+
+def krylov(**options):
+    return inverse.GolubKahan(**({"key": KEY, "tol": 1e-11, "budget": 64} | options))
+
+
+def direct(A, b, lam, L, x_ref=0.0, weights=None):
+    """The normal equations."""
+    L = np.eye(A.shape[1]) if L is None else L
+    W = np.eye(A.shape[0]) if weights is None else np.diag(weights)
+    rhs = (A.T @ W @ b).T + lam * L.T @ L @ np.broadcast_to(x_ref, A.shape[1])
+    return np.linalg.solve(A.T @ W @ A + lam * L.T @ L, rhs.T)
+
+
+@cache
+def exact(name, smooth, lam):
+    """x, ‖r‖², ‖Lx‖², m − dof and log det(I + AK(AK)ᵀ/λ) in sixty digits, for the whitened penalty."""
+    with mpmath.workdps(60):
+        A, b = mpmath.matrix(PROBLEMS[name][0].tolist()), mpmath.matrix((PROBLEMS[name][1] + NOISE).tolist())
+        L = mpmath.eye(N) if SMOOTH[smooth] is None else mpmath.matrix(SMOOTH[smooth].tolist())
+        H = A.T * A + mpmath.mpf(lam) * (L.T * L)
+        inv = H**-1
+        x = inv * (A.T * b)
+        r, Lx = b - A * x, L * x
+        hat = A * inv * A.T
+        trace = sum(1 - hat[i, i] for i in range(N))
+        return [float(v) for v in x], float((r.T * r)[0]), float((Lx.T * Lx)[0]), float(trace)
+
+
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_formulas_against_sixty_digits(smooth):
+    for name, (A, b) in PROBLEMS.items():
+        b = b + NOISE
+        path = inverse.tikhonov_path(A, b, LAMS, L=SMOOTH[smooth])
+        spectrum = path.factored.spectrum
+        gcv = jax.jit(jax.vmap(lambda lam, s: select.gcv(s.design, s, lam), in_axes=(0, None)))(LAMS, spectrum)
+        rest = jax.jit(jax.vmap(lambda lam, s: s.residual_dof(lam), in_axes=(0, None)))(LAMS, spectrum)
+        for i, lam in enumerate(LAMS):
+            L = np.eye(N) if SMOOTH[smooth] is None else SMOOTH[smooth]
+            bound = max(1e-9, 100 * np.finfo(float).eps * np.linalg.cond(np.vstack([A, np.sqrt(lam) * L])))
+            x, rss, squared, trace = exact(name, smooth, lam)
+            # A residual is small beside b, and known to eps of it.
+            np.testing.assert_allclose(path.x[i], x, rtol=0, atol=bound * np.linalg.norm(x))
+            np.testing.assert_allclose(path.rss[i] ** 0.5, rss**0.5, rtol=0, atol=bound * np.linalg.norm(b))
+            np.testing.assert_allclose(path.norm[i], squared**0.5, rtol=0, atol=bound * np.linalg.norm(x) * 4)
+            np.testing.assert_allclose(rest[i], trace, rtol=bound)
+            np.testing.assert_allclose(
+                gcv[i, 0], N * rss / trace**2, rtol=2 * bound, atol=(bound * np.linalg.norm(b)) ** 2
+            )
+
+
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_krylov_space_is_the_direct_path(smooth):
+    A, b = PROBLEMS["phillips"]
+    b, weights, x_ref = b + NOISE, np.exp(NOISE * 500), np.linspace(0, 1, N)
+    lams = np.array([0.0, 1e-4, 1e-2, 1.0, np.inf])
+    options = {"L": SMOOTH[smooth], "weights": weights, "x_ref": x_ref}
+    path = inverse.tikhonov_path(A, b, lams, **options)
+    own = inverse.tikhonov_path(operator(A), b, lams, solver=krylov(), **options)
+    for lam, x in zip(lams[1:-1], path.x[1:-1], strict=True):
+        np.testing.assert_allclose(x, direct(A, b, lam, SMOOTH[smooth], x_ref, weights), rtol=1e-9, atol=1e-9)
+    # The error of a Krylov solution is what it says.
+    error = jnp.linalg.norm(own.x - path.x, axis=1) / jnp.linalg.norm(path.x, axis=1)
+    assert np.all(error[1:] <= 1e-9)
+    assert np.all(own.error_bound[1:] <= 1e-11)
+    np.testing.assert_allclose(own.rss[1:], path.rss[1:], rtol=1e-8, atol=1e-20)
+    np.testing.assert_allclose(own.norm[1:], path.norm[1:], rtol=1e-8, atol=1e-12)
+    assert np.all((own.result == RESULTS.successful)[1:])
+    assert np.all(own.steps[1:] >= 0)
+    assert own.products <= 2 * N + 1 + 2 * 2 + 1
+    # m − dof by the probes is the mean of zᵀ(I − H)z for just these z, and of log-determinants likewise.
+    spectrum, root = own.factored.spectrum, np.sqrt(weights)
+    Z, L = np.asarray(spectrum.probes), np.eye(N) if SMOOTH[smooth] is None else SMOOTH[smooth]
+    for lam in lams[1:-1]:
+        hat = root[:, None] * A @ np.linalg.solve(A.T @ (weights[:, None] * A) + lam * L.T @ L, A.T * root)
+        rest = np.mean(np.sum(Z * (Z - Z @ hat.T), axis=1))
+        np.testing.assert_allclose(spectrum.residual_dof(jnp.asarray(lam)), rest, rtol=1e-3)
+        np.testing.assert_allclose(spectrum.dof(jnp.asarray(lam)), N - rest, rtol=1e-3)
+
+
+def test_images_several_right_hand_sides_and_pytrees():
+    rng = np.random.default_rng(1)
+    F0, F1 = rng.standard_normal((5, 4)), rng.standard_normal((3, 3))
+    A = operators.Separable([jnp.asarray(F0), jnp.asarray(F1)])
+    B = rng.standard_normal((5, 3, 2))
+    fit = inverse.tikhonov(A, B, 0.3, solver=krylov())
+    dense = np.kron(F0, F1)
+    expected = direct(dense, B.reshape(15, 2), 0.3, None).reshape(4, 3, 2)
+    np.testing.assert_allclose(fit.x, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(inverse.tikhonov(A, B, 0.3, solver=inverse.Direct()).x, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(inverse.tikhonov(A, B[..., 0], 0.3).x, expected[..., 0], rtol=1e-5, atol=1e-6)
+    each = inverse.tikhonov(A, B, np.array([0.3, 3.0]), solver=krylov()).x[..., 1]
+    np.testing.assert_allclose(each.ravel(), direct(dense, B[..., 1].ravel(), 3.0, None), rtol=1e-9)
+    pair = {"u": jax.ShapeDtypeStruct((2,), float), "v": jax.ShapeDtypeStruct((), float)}
+    M = jnp.asarray(rng.standard_normal((4, 3)))
+    two = lx.FunctionLinearOperator(lambda x: M[:, :2] @ x["u"] + M[:, 2] * x["v"], pair)
+    x = inverse.tikhonov(two, B[:4, 0, 0], 0.1, solver=krylov()).x
+    np.testing.assert_allclose([*x["u"], x["v"]], direct(np.asarray(M), B[:4, 0, 0], 0.1, None), rtol=1e-9)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "reflective"])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_transforms_are_the_direct_path(boundary, smooth):
+    A, rng = operators.gaussian_blur((6, 5), 1.1, boundary=boundary, radius=2), np.random.default_rng(2)
+    ends = {"periodic": "periodic", "reflective": "free"}[boundary]
+    L = operators.difference((6, 5), boundary=ends) if smooth else None
+    b = rng.standard_normal((6, 5))
+    assert isinstance(inverse.tikhonov_path(A, b, [1.0], L=L).factored.problem.solver, inverse.Diagonal)
+    for rule in (select.gcv, select.discrepancy(0.5), select.l_curve, select.quasi_optimality, select.evidence):
+        fast, slow = (
+            inverse.tikhonov_cv(A, b, np.logspace(-5, 3, 9), rule=rule, L=L, x_ref=b, refine=False, solver=solver)
+            for solver in (None, inverse.Direct())
+        )
+        np.testing.assert_allclose(fast.scores, slow.scores, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(fast.fit.x, slow.fit.x, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(fast.fit.norm, slow.fit.norm, rtol=1e-8)
+
+
+def test_difference_operators_are_their_matrices():
+    A, b = PROBLEMS["deriv2"]
+    for order, matrix in ((1, D1), (2, D2)):
+        L = operators.difference(N, order)
+        expected = inverse.tikhonov_path(A, b + NOISE, LAMS, L=matrix).x
+        for given in (A, operator(A)):
+            own = inverse.tikhonov_path(given, b + NOISE, LAMS, L=L, solver=None if given is A else krylov())
+            np.testing.assert_allclose(own.x, expected, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
+    # A two-dimensional L is taller than wide; the u of least norm lies in its range.
+    blur, L = operators.gaussian_blur((5, 4), 0.8, boundary="zero"), operators.difference((5, 4))
+    b = np.random.default_rng(0).standard_normal((5, 4))
+    for solver in (krylov(), inverse.Direct()):
+        x = inverse.tikhonov(blur, b, 0.2, L=L, solver=solver).x
+        np.testing.assert_allclose(
+            x.ravel(), direct(np.asarray(blur.as_matrix()), b.ravel(), 0.2, np.asarray(L.as_matrix())), rtol=1e-8
+        )
+
+
+def test_an_operator_without_pseudo_inverse_takes_a_solve_for_each_lam():
+    A, b = PROBLEMS["phillips"]
+    L, solver = D2 + 0.1 * np.eye(N)[:-2], inverse.PerLam(tol=1e-13)
+    assert isinstance(
+        inverse.tikhonov_path(operator(A), b, [1.0], L=operator(L)).factored.problem.solver, inverse.PerLam
+    )
+    path = inverse.tikhonov_path(operator(A), b, LAMS[1:], L=operator(L), solver=solver)
+    for lam, x in zip(LAMS[1:], path.x, strict=True):
+        np.testing.assert_allclose(x, direct(A, b, lam, L), rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match="brings its pseudo-inverse"):
+        path.factored.spectrum.dof(1.0)
+
+
+def test_whitening_is_generalised_least_squares():
+    A, b = PROBLEMS["heat"]
+    root = np.tril(np.random.default_rng(4).standard_normal((N, N))) + 4 * np.eye(N)
+    S = np.linalg.inv(root)  # noise of covariance root rootᵀ
+    expected = np.linalg.solve(A.T @ S.T @ S @ A + 0.01 * np.eye(N), A.T @ S.T @ S @ b)
+    for given in (A, operator(A)):
+        solver = None if given is A else krylov()
+        x = inverse.tikhonov(given, b, 0.01, whiten=S, solver=solver).x
+        np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_truncation_picard_resolution_and_covariance():
+    A, b = PROBLEMS["heat"]
+    U, s, Vt = np.linalg.svd(A)
+    path = inverse.tsvd(A, b, [0, 3, 8])
+    for r, x, rss in zip(path.ranks, path.x, path.rss, strict=True):
+        np.testing.assert_allclose(x, Vt[:r].T @ ((U.T @ b)[:r] / s[:r]), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(rss, np.sum((U.T @ b)[r:] ** 2), rtol=1e-9, atol=1e-28)
+    smooth = inverse.tsvd(A, b, [0], L=D1)
+    one = A.sum(axis=1)
+    np.testing.assert_allclose(smooth.x[0], np.full(N, one @ b / (one @ one)), rtol=1e-9)
+    record = inverse.picard(A, b)
+    np.testing.assert_allclose(record.singular_values, s, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(record.coefficients, np.abs(U.T @ b), rtol=1e-7, atol=1e-14)
+    np.testing.assert_allclose(
+        inverse.filter_factors(A, LAMS), s[:, None] ** 2 / (s[:, None] ** 2 + LAMS), rtol=1e-7, atol=1e-20
+    )
+    H = A.T @ A + 0.1 * D2.T @ D2
+    np.testing.assert_allclose(inverse.resolution(A, 0.1, L=D2), np.linalg.solve(H, A.T @ A), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(inverse.covariance(A, 0.1, 0.5, L=D2), 0.5 * np.linalg.inv(H), rtol=1e-7, atol=1e-9)
+    gradient = jax.grad(lambda b: jnp.sum(inverse.tsvd(A, b, [3]).x))(b)
+    np.testing.assert_allclose(gradient, (U[:, :3] / s[:3]) @ Vt[:3].sum(axis=1), rtol=1e-8)
+    with pytest.raises(ValueError, match="derivatives in b only"):
+        jax.grad(lambda A: jnp.sum(inverse.tsvd(A, b, [3]).x))(jnp.asarray(A))
+
+
+SHAW_B = np.array(
+    [
+        0.0008754745512437932,
+        0.0005499683588576194,
+        1.7527999407005367e-06,
+        0.0019552372913117047,
+        0.014411645433785081,
+        0.052800013336393704,
+        0.13609152023257112,
+        0.2720348458763582,
+        0.4375222513619339,
+        0.5754766731987524,
+        0.6244505221353994,
+        0.5625265828644135,
+        0.42322239923561566,
+        0.2676846921956063,
+        0.14337901162734543,
+        0.06561456934607436,
+        0.026013851831752945,
+        0.009233693308948127,
+        0.0032269066658993694,
+        0.001399920145926181,
+    ]
+)
+
+
+def test_shaw_of_the_gnu_scientific_library():
+    """Its GCV λ to six digits, the least of three minima, and its L-curve λ, taken from three points of a grid."""
+    A = testproblems.shaw(20).A
+    lams = jnp.logspace(-25, 1, 250)
+    found = inverse.compare(A, SHAW_B, {"gcv": select.gcv, "l_curve": select.l_curve}, lams)
+    np.testing.assert_allclose(found.lam[0], 1.560545135548269e-10, rtol=1e-6)
+    np.testing.assert_allclose(found.lam[1], 3.3561e-11, rtol=2e-3)
+    scores = np.asarray(found.choices["gcv"].scores)
+    assert np.sum((scores[1:-1] < scores[:-2]) & (scores[1:-1] < scores[2:])) == 3
+    assert "disagree" not in found.message()
+    assert "l_curve" in str(found)
+
+
+def test_rules_by_their_definitions():
+    A, b = PROBLEMS["phillips"]
+    b, t = b + NOISE, np.linspace(-12, 2, 2001)
+    path = inverse.tikhonov_path(A, b, np.exp(t))
+    spectrum, step = path.factored.spectrum, t[1] - t[0]
+    score = lambda rule: np.asarray(jax.jit(jax.vmap(lambda lam: rule(spectrum.design, spectrum, lam)[0]))(path.lams))  # noqa: E731
+    inner, slope = slice(200, -200, 100), lambda v: np.gradient(v, step)
+    x, y = 0.5 * np.log(np.asarray(path.rss)), np.log(np.asarray(path.norm))
+    curvature = (slope(x) * slope(slope(y)) - slope(slope(x)) * slope(y)) / np.hypot(slope(x), slope(y)) ** 3
+    np.testing.assert_allclose(-score(select.l_curve)[inner], curvature[inner], rtol=1e-3, atol=1e-3)
+    change = np.sum(np.gradient(np.asarray(path.x), step, axis=0) ** 2, axis=1)
+    np.testing.assert_allclose(score(select.quasi_optimality)[inner], change[inner], rtol=1e-3)
+    dof = np.array([np.trace(A @ direct(A, np.eye(N), lam, None)) for lam in np.exp(t[inner])])
+    risk = np.asarray(path.rss)[inner] / N + 2e-6 * dof / N - 1e-6
+    np.testing.assert_allclose(score(select.predictive_risk(1e-6))[inner], risk, rtol=1e-8, atol=1e-12)
+    # The estimate is right on average: over noise, it is the squared error of the fit.
+    truth = PROBLEMS["phillips"][1]
+    B = truth[:, None] + 0.01 * np.random.default_rng(6).standard_normal((N, 4000))
+    many = inverse.tikhonov_cv(A, B, [0.05], rule=select.predictive_risk(1e-4), refine=False)
+    risk = np.mean((A @ np.asarray(many.fit.x) - truth[:, None]) ** 2)
+    np.testing.assert_allclose(np.mean(many.scores), risk, rtol=0.05)
+
+
+@pytest.mark.parametrize("given", ["matrix", "products"])
+def test_constrained_forms_and_discrepancy(given):
+    A, b = PROBLEMS["gravity"]
+    b, L = b + NOISE, D1
+    M, solver = (A, None) if given == "matrix" else (operator(A), krylov(tol=1e-9))
+    for radius in (0.05, 0.3):
+        fit = inverse.tikhonov_ball(M, b, radius, L=L, solver=solver)
+        np.testing.assert_allclose(np.linalg.norm(L @ fit.x), radius, rtol=1e-7)
+        np.testing.assert_allclose(fit.x, direct(A, b, float(fit.lam), L), rtol=1e-6)
+    slack = inverse.tikhonov_ball(M, b, 1e9, L=L, solver=solver)
+    assert slack.lam == 0
+    tight = inverse.tikhonov_ball(M, b, 0.0, L=L, solver=solver)
+    assert np.isinf(tight.lam)
+    assert tight.norm <= 1e-10
+    for delta in (0.02, 1.0):
+        fit = inverse.tikhonov_residual(M, b, delta, L=L, solver=solver)
+        np.testing.assert_allclose(np.linalg.norm(A @ fit.x - b), delta, rtol=1e-7)
+        assert fit.result == RESULTS.successful
+    choice = inverse.tikhonov_cv(M, b, np.logspace(-4, 1, 8), rule=select.discrepancy(1e-4, 1.1), L=L, solver=solver)
+    np.testing.assert_allclose(choice.fit.rss, 1.21 * 1e-4 * N, rtol=1e-7)
+    assert not choice.at_edge
+    assert choice.message() == ""
+    low, high = (
+        inverse.tikhonov_cv(M, b, np.logspace(-4, 1, 8), rule=select.discrepancy(noise), L=L, solver=solver)
+        for noise in (0.0, 1e6)
+    )
+    assert low.lam == 0
+    assert np.isinf(high.lam)
+    assert high.fit.result == RESULTS.trivial_residual
+    assert low.fit.result == RESULTS.unreachable_residual
+    one = A.sum(axis=1)
+    np.testing.assert_allclose(high.fit.x, np.full(N, one @ b / (one @ one)), rtol=1e-8)
+    bad = inverse.tikhonov_residual(M, b, -1.0, L=L, solver=solver)
+    assert bad.result == RESULTS.invalid_radius
+    assert np.all(np.isnan(bad.x))
+
+
+def test_rules_on_a_krylov_space_see_solved_lams_only():
+    A, b = PROBLEMS["shaw"]
+    lams = np.logspace(-12, 2, 15)
+    choice = inverse.tikhonov_cv(operator(A), b + NOISE, lams, solver=krylov(budget=6, tol=1e-6), refine=False)
+    solved = np.asarray(choice.path.error_bound) <= 1e-6
+    assert 0 < solved.sum() < 15
+    assert np.array_equal(np.isnan(choice.scores), ~solved)
+    assert np.array_equal((choice.path.result == RESULTS.max_products), ~solved)
+    assert np.array_equal(choice.path.steps >= 0, solved)
+    assert choice.path.products == 2 * 6 + 1
+    assert choice.beside_unresolved == (not solved[int(choice.index) - 1])
+    late = inverse.tikhonov_cv(
+        operator(A), b, lams, rule=lambda design, spectrum, lam: spectrum.rss(lam), solver=krylov(budget=6, tol=1e-6)
+    )
+    assert late.beside_unresolved
+    assert "not solved" in late.message()
+    with pytest.raises(ValueError, match="needs random probes"):
+        inverse.tikhonov_cv(operator(A), b, lams, solver=krylov(key=None))
+
+
+def tied(A, b, lam, L, x_ref, weights, *, of, products):
+    """A number made of a solution: it stands for all of them."""
+    options = {"L": L, "x_ref": x_ref, "weights": weights, "nullity": 2}
+    M = operator(A) if products else A
+    solver = krylov(tol=1e-13, probes=2) if products else None
+    fit = inverse.tikhonov(M, b, lam, solver=solver, **options)
+    direction = jnp.cos(jnp.arange(1.0 * A.shape[1]))
+    return {"x": fit.x @ direction, "rss": fit.rss, "norm": fit.norm}[of]
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("of", ["x", "rss", "norm"])
+def test_derivatives_to_second_order_in_everything(products, of):
+    rng = np.random.default_rng(7)
+    A = jnp.asarray(rng.standard_normal((9, 6)) * 0.6 ** np.arange(6))
+    L = jnp.asarray(np.diff(np.eye(6), 2, axis=0) + 0.05 * rng.standard_normal((4, 6)))
+    args = (A, jnp.asarray(rng.standard_normal(9)), jnp.asarray(0.2), L, jnp.ones(6), jnp.exp(jnp.arange(9.0) / 9.0))
+    along = [jnp.asarray(rng.standard_normal(jnp.shape(x))) for x in args]
+
+    def brute(s):
+        A, b, lam, L, x_ref, w = (x + s * d for x, d in zip(args, along, strict=True))
+        x = jnp.linalg.solve(A.T @ (w[:, None] * A) + lam * L.T @ L, A.T @ (w * b) + lam * L.T @ (L @ x_ref))
+        r, size = A @ x - b, jnp.linalg.norm(L @ (x - x_ref))
+        return {"x": x @ jnp.cos(jnp.arange(6.0)), "rss": r @ (w * r), "norm": size}[of]
+
+    def ours(s):
+        return tied(*(x + s * d for x, d in zip(args, along, strict=True)), of=of, products=products)
+
+    zero = jnp.zeros(())
+    theirs = [jax.jit(fn)(zero) for fn in (brute, jax.grad(brute), jax.grad(jax.grad(brute)))]
+    mine = jax.jit(lambda s: (ours(s), jax.grad(ours)(s), jax.jvp(jax.grad(ours), (s,), (jnp.ones(()),))[1]))(zero)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-8)
+
+
+def test_blur_width_by_gradient_and_its_curvature_over_a_grid_of_lams():
+    rng = np.random.default_rng(8)
+    b, truth, lams = rng.standard_normal((6, 6)), rng.standard_normal((6, 6)), jnp.array([0.01, 0.1, 1.0])
+
+    def loss(width, lam, solver):
+        A = operators.gaussian_blur((6, 6), width, boundary="zero", radius=2)
+        return jnp.sum(jnp.square(inverse.tikhonov(A, b, lam, solver=solver).x - truth))
+
+    def orders(solver):
+        first = jax.grad(loss, (0, 1))
+        both = lambda width, lam: jax.jvp(lambda w: first(w, lam, solver), (width,), (jnp.ones(()),))  # noqa: E731
+        return jax.jit(jax.vmap(both, in_axes=(None, 0)))(jnp.asarray(1.0), lams)
+
+    np.testing.assert_allclose(
+        jnp.stack(jax.tree.leaves(orders(krylov(tol=1e-13)))),
+        jnp.stack(jax.tree.leaves(orders(inverse.Direct()))),
+        rtol=1e-7,
+    )
+
+
+CHOSEN = {
+    "gcv": lambda A, b, **o: inverse.tikhonov_cv(A, b, np.logspace(-6, 1, 15), rule=select.gcv, **o).lam,
+    "discrepancy": lambda A, b, **o: inverse.tikhonov_residual(A, b, 0.1, **o).lam,
+    "ball": lambda A, b, **o: inverse.tikhonov_ball(A, b, 1.0, **o).lam,
+    "l_curve": lambda A, b, **o: inverse.tikhonov_cv(A, b, np.logspace(-6, 1, 15), rule=select.l_curve, **o).lam,
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "products"), [*((rule, False) for rule in CHOSEN), *((rule, True) for rule in CHOSEN if rule != "l_curve")]
+)
+def test_chosen_lam_is_differentiable(rule, products):
+    problem = testproblems.phillips(N)
+    A, b, along = problem.A, problem.b + 20 * NOISE, jnp.asarray(np.random.default_rng(9).standard_normal(N))
+
+    def log_lam(s):
+        M = (1.0 + 0.1 * s) * A
+        M = operator(M) if products else M
+        solver = krylov(tol=1e-12) if products else None
+        return jnp.log(CHOSEN[rule](M, b + s * 0.01 * along, solver=solver))
+
+    step = 1e-4
+    stencil = jax.jit(jax.vmap(log_lam))(step * jnp.array([-2.0, -1.0, 1.0, 2.0]))
+    difference = (stencil[0] - 8 * stencil[1] + 8 * stencil[2] - stencil[3]) / (12 * step)
+    np.testing.assert_allclose(jax.jit(jax.grad(log_lam))(0.0), difference, rtol=1e-6)
+
+
+def test_breakdown_is_exact():
+    A = jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.0]))
+    b = jnp.array([3.0, 2.0, 0.0, 1.0])  # two directions of the range, and one outside
+    path = inverse.tikhonov_path(operator(A), b, [1e-8, 0.5], solver=krylov())
+    np.testing.assert_allclose(path.x[1], np.diag(A) * b / (np.diag(A) ** 2 + 0.5), atol=1e-15)
+    assert np.all(path.error_bound <= 1e-11)
+    assert path.products <= 2 * 3 + 1
+    nothing = inverse.tikhonov_path(operator(A), 0 * b, [0.0, 1.0], solver=krylov())
+    assert np.all(nothing.x == 0)
+    assert np.all(nothing.rss == 0)
+
+
+def test_scales_and_float32():
+    A, b = PROBLEMS["deriv2"]
+    for size in (1e-150, 1e150):
+        path = inverse.tikhonov_path(operator(A * size), b * size, LAMS[1:] * 1e-3, solver=krylov())
+        assert np.all(np.isfinite(path.x[:, 0])) or size < 1
+    x = inverse.tikhonov(operator(A * 1e150), b, 1e298, solver=krylov()).x
+    np.testing.assert_allclose(x * 1e150, direct(A, b, 0.01, None), rtol=1e-9)
+    A32, b32 = jnp.asarray(A, jnp.float32), jnp.asarray(b, jnp.float32)
+    for M, solver in ((A32, None), (operator(A32), krylov(tol=1e-4))):
+        fit = inverse.tikhonov(M, b32, 1e-3, L=D1.astype(np.float32), solver=solver)
+        assert fit.x.dtype == jnp.float32
+        assert fit.result == RESULTS.successful
+        np.testing.assert_allclose(fit.x, direct(A, b, 1e-3, D1), rtol=1e-3, atol=1e-4)
+
+
+def code(A, b, lam, **options):
+    return inverse.tikhonov(A, b, lam, **options).result
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_codes(products):
+    A, b = PROBLEMS["phillips"]
+    M = lambda A: operator(A) if products else A  # noqa: E731
+    solver = krylov() if products else None
+    assert code(M(A), b, 1.0, solver=solver) == RESULTS.successful
+    assert code(M(A), b, -1.0, solver=solver) == RESULTS.invalid_lam
+    assert code(M(A), b * np.nan, 1.0, solver=solver) == RESULTS.nonfinite_input
+    assert code(M(A + np.inf), b, 1.0, solver=solver) == RESULTS.nonfinite_input
+    assert code(M(A), b, 1.0, weights=-np.ones(N), solver=solver) == RESULTS.invalid_weights
+    # D1 does not see a constant, and neither do differences of neighbours.
+    assert code(M(D1), b[1:], 1.0, L=D1, solver=solver) == RESULTS.shared_null_space
+    assert code(M(A - A.mean(axis=1, keepdims=True)), b, 1.0, L=D1, solver=solver) == RESULTS.shared_null_space
+    path = inverse.tikhonov_path(M(A), b, [np.nan, 1.0, -1.0], solver=solver)
+    assert np.isnan(np.asarray(path.x)).any(axis=1).tolist() == [True, False, True]
+
+
+MISUSE = {
+    "A is a function; say which x": lambda A, b: inverse.tikhonov(lambda x: A @ x, b, 1.0),
+    "A is complex": lambda A, b: inverse.tikhonov(A + 0j, b, 1.0),
+    "only real floating operators": lambda A, b: inverse.tikhonov(
+        operators.function(lambda x: jax.lax.complex(x, x), N), b, 1.0
+    ),
+    "b has shape (15,) and A gives (16,)": lambda A, b: inverse.tikhonov(A, b[1:], 1.0),
+    "L takes x of 15 numbers and A of 16": lambda A, b: inverse.tikhonov(A, b, 1.0, L=D1[:, 1:]),
+    "nullity is 17": lambda A, b: inverse.tikhonov(A, b, 1.0, L=np.eye(N), nullity=17),
+    "x_ref has shape (3,)": lambda A, b: inverse.tikhonov(A, b, 1.0, x_ref=np.ones(3)),
+    "weights has shape (3,)": lambda A, b: inverse.tikhonov(A, b, 1.0, weights=np.ones(3)),
+    "both given": lambda A, b: inverse.tikhonov(A, b, 1.0, weights=np.ones(N), whiten=np.eye(N)),
+    "lam has shape (3,)": lambda A, b: inverse.tikhonov(A, b, np.ones(3)),
+    "lams is empty": lambda A, b: inverse.tikhonov_path(A, b, []),
+    "kfold and holdout need the rows": lambda A, b: inverse.tikhonov_cv(operator(A), b, rule=select.kfold(3)),
+    "L is traced": lambda A, b: jax.jit(lambda L: inverse.tikhonov(A, b, 1.0, L=L).x)(D1),
+    "b is float64 and A maps float32": lambda A, b: inverse.tikhonov(
+        operators.function(lambda x: x, N, jnp.float32), b, 1.0
+    ),
+    "budget 0": lambda A, b: inverse.GolubKahan(budget=0),
+    "rules is empty": lambda A, b: inverse.compare(A, b, {}),
+}
+
+
+@pytest.mark.parametrize("message", MISUSE)
+def test_misuse_is_named(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MISUSE[message](*PROBLEMS["phillips"])
