@@ -19,3 +19,10 @@ def diamonds(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rows = np.random.default_rng(seed).permutation(len(y))[:n]
     X = X[rows]
     return (X - X.mean(0)) / np.maximum(X.std(0), 1e-12), y[rows] - y[rows].mean()
+
+
+def photograph(size: int = 256) -> np.ndarray:
+    """A part of a photograph of a temple, ``size`` pixels square, grey, from 0 to 1. From scikit-learn."""
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image("china.jpg").mean(axis=2)[80 : 80 + size, 200 : 200 + size] / 255

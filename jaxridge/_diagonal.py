@@ -159,4 +159,5 @@ def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectr
     common = jnp.promote_types(symbol.dtype, z.dtype)
     symbol, z = symbol.astype(common), z.astype(common)
     free = jnp.sum(ell == 0, dtype=squares.dtype)
-    return DiagonalSpectrum(Measurements(z, None, free), symbol, squares, ell, z)
+    # Rules ask for the shape and the real dtype of the targets only.
+    return DiagonalSpectrum(Measurements(z.real, None, free), symbol, squares, ell, z)

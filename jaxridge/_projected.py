@@ -25,14 +25,13 @@ from jaxridge._result import RESULTS, first_failure, override
 from jaxridge._types import Array, Bool, Float, Int, Lam, Scalar
 from jaxridge.golub_kahan import (
     Bidiagonal,
+    Projected,
     Run,
     bidiagonalise,
-    projected,
     quadrature,
     relative_error_bound,
     residual_share,
 )
-from jaxridge.spectrum import Spectrum
 
 # Heuristic: below what a handful of random probes leaves open in the trace.
 _PROBE_TOL = 1e-3
@@ -133,7 +132,7 @@ class ProjectedSpectrum(eqx.Module):
     live: Live
     frame: Frame
     run: Run  # leading axis t
-    small: Spectrum  # leading axis t
+    small: Projected  # leading axis t
     probes: Float[Array, "p m"] | None
     traces: Bidiagonal | None  # leading axis p
     tol: Scalar
@@ -147,7 +146,7 @@ class ProjectedSpectrum(eqx.Module):
     @property
     def singular_values(self) -> Float[Array, " p"]:
         """Those of the projected problem, which approach the outer ones of A first."""
-        return jax.vmap(lambda spectrum: spectrum.singular_values)(self.small)[0]
+        return self.small.s[0] * self.small.unit[0]
 
     def coef(self, lam: Lam) -> Float[Array, "n t"]:
         """x, flat."""
@@ -209,7 +208,7 @@ class ProjectedSpectrum(eqx.Module):
         weights = jnp.array(True)
         if live.weights is not None:
             weights = jnp.all(live.weights >= 0) & jnp.any(live.weights > 0)
-        finite = jax.vmap(lambda small, lam: jnp.all(jnp.isfinite(small.coef(lam))))(self.small, lam)
+        finite = jax.vmap(lambda small, lam: jnp.all(jnp.isfinite(small.coordinates(lam))))(self.small, lam)
         return first_failure(
             (~weights, RESULTS.invalid_weights),
             (~good, RESULTS.nonfinite_input),
@@ -367,9 +366,8 @@ def _finite(lam: Float[Array, " c"]) -> Float[Array, " c"]:
 
 def _preconditioner(spectrum: ProjectedSpectrum) -> krylov.LowRank:
     """Of ĀᵀĀ, from the singular vectors of the first target's projection."""
-    state = jax.tree.map(lambda x: x[0], spectrum.run.bidiagonal)
-    _, s, Pt = jnp.linalg.svd(state.matrix(), full_matrices=False)
-    return krylov.LowRank.spectral(*jax.lax.stop_gradient((state.along(Pt.T), s)))
+    state, small = jax.tree.map(lambda x: x[0], jax.lax.stop_gradient((spectrum.run.bidiagonal, spectrum.small)))
+    return krylov.LowRank.spectral(state.along(small.V), small.s * small.unit)
 
 
 def _over(fn: Callable[..., Array], spectrum: ProjectedSpectrum, lam: Float[Array, " t"], out: int = 0) -> Array:
@@ -378,16 +376,16 @@ def _over(fn: Callable[..., Array], spectrum: ProjectedSpectrum, lam: Float[Arra
 
 
 def _coef_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
-    u = _over(lambda state, small, lam: state.along(small.coef(lam))[:, 0], spectrum, lam, 1)
+    u = _over(lambda state, small, lam: state.along(small.y(lam)[:, None])[:, 0], spectrum, lam, 1)
     return spectrum.frame.back(u)
 
 
 def _rss_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
-    return _over(lambda _, small, lam: small.rss(lam)[0], spectrum, lam)
+    return _over(lambda _, small, lam: small.rss(lam), spectrum, lam)
 
 
 def _squared_norm_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
-    return _over(lambda _, small, lam: small.squared_norm(lam)[0], spectrum, lam)
+    return _over(lambda _, small, lam: small.squared_norm(lam), spectrum, lam)
 
 
 def _residual_dof_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Float[Array, " c"]:
@@ -400,9 +398,9 @@ def _logdet_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Floa
     """zᵀ log(I + AAᵀ/λ)z by the Gauss–Radau rule: nodes s², weights the squares of first components."""
 
     def one(state: Bidiagonal) -> Array:
-        U, s, _ = jnp.linalg.svd(jax.lax.stop_gradient(state.matrix()), full_matrices=False)
-        logs = jnp.log1p(jnp.square(s)[:, None] / lams[None, :])
-        return jnp.square(state.beta[0]) * matmul(jnp.square(U[0]), logs)
+        small = Projected.of(state)
+        logs = jnp.log1p(jnp.square(small.s * small.unit)[:, None] / lams[None, :])
+        return jnp.square(small.size) * matmul(jnp.square(small.z[:-1]), logs)
 
     assert spectrum.traces is not None
     return jnp.mean(jax.vmap(one)(spectrum.traces), axis=0)
@@ -434,7 +432,7 @@ def project(
         solved = jnp.all(run.steps >= 0, axis=0)
         wanted = jnp.where(solved, lams, jnp.inf)
         traces = jax.vmap(trace)(Z)
-    small = jax.vmap(projected)(run.bidiagonal)
+    small = jax.vmap(Projected.of)(run.bidiagonal)
     return ProjectedSpectrum(live, frame, run, small, Z, traces, jnp.asarray(tol, live.b.dtype), products, max_steps)
 
 
@@ -443,4 +441,4 @@ def largest_singular_value(live: Live, steps: int = 10) -> Scalar:
     frame, none = Frame.of(still(live)), jnp.zeros(1, live.b.dtype)
     b = frame.outside(frame.data[:, 0])
     state = quadrature(frame.apply, frame.adjoint, b, live.norm.size, steps, none, 0.0)
-    return jnp.max(jnp.linalg.svd(state.matrix(), compute_uv=False), initial=0.0)
+    return jnp.max(jnp.linalg.svd(state.matrix(), compute_uv=False), initial=0.0) * state.unit

@@ -92,7 +92,7 @@ def l_curve(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
     >>> X, y = jnp.diag(jnp.array([1.0, 1e-3])), jnp.array([1.0, 0.1])
     >>> lams = jnp.logspace(-8, 0, 9)
     >>> print(jxr.ridge_cv(X, y, lams, rule=jxr.select.l_curve, intercept=False).lam)
-    0.0001
+    0.01
     """
     lam = jnp.broadcast_to(jnp.atleast_1d(lam), design.y.shape[1:])
     rho = spectrum.rss(lam)

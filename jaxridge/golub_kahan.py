@@ -16,12 +16,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge._numerics import exponent, matmul, power_of_two, safe_divide
+from jaxridge._numerics import exponent, matmul, poison, power_of_two, safe_divide
 from jaxridge._types import Array, Bool, Float, Int, Scalar
-from jaxridge.design import make_design
-from jaxridge.spectrum import Spectrum, from_design
 
-__all__ = ["Bidiagonal", "bidiagonalise", "projected", "relative_error_bound"]
+__all__ = ["Bidiagonal", "Projected", "Run", "bidiagonalise", "quadrature", "relative_error_bound", "residual_share"]
 
 Map = Callable[[Float[Array, " n"]], Float[Array, " m"]]
 # Steps between two looks at the errors.
@@ -55,19 +53,14 @@ class Bidiagonal(eqx.Module):
         """Whether the Krylov space has ended, so that every λ is solved in it."""
         return (self.beta[self.steps] == 0) | (self.alpha[self.steps] == 0)
 
-    @property
-    def next_alpha(self) -> Scalar:
-        """α_{k+1} of A itself."""
-        return self.alpha[self.steps] * self.unit
-
     def matrix(self) -> Float[Array, "p+1 p"]:
-        """B of A itself, with zeros beyond k."""
+        """B in units of A, with zeros beyond k."""
         p = self.budget
         used = jnp.arange(p, dtype=jnp.int32) < self.steps
         B = jnp.zeros((p + 1, p), self.alpha.dtype)
         i = jnp.arange(p)
         B = B.at[i, i].set(jnp.where(used, self.alpha[:p], 0.0)).at[i + 1, i].set(jnp.where(used, self.beta[1:], 0.0))
-        return B * self.unit
+        return B
 
     def along(self, y: Float[Array, "p c"]) -> Float[Array, "n c"]:
         """Vy."""
@@ -218,7 +211,9 @@ def bidiagonalise(
 
     def unfinished(carry: tuple[Bidiagonal, Array]) -> Array:
         state, steps = carry
-        return (state.steps < budget) & ~state.exhausted & jnp.any(wanted & (steps < 0))
+        # λ = 0 has no bound but the end of the space.
+        left = jnp.any(wanted & (steps < 0)) | ~jnp.any(wanted)
+        return (state.steps < budget) & ~state.exhausted & left
 
     def some(carry: tuple[Bidiagonal, Array]) -> tuple[Bidiagonal, Array]:
         state, steps = carry
@@ -276,7 +271,42 @@ def quadrature(
     return jax.lax.while_loop(unfinished, some, start(adjoint, z, n, budget, keep=False))
 
 
-def projected(state: Bidiagonal) -> Spectrum:
-    """The small ridge problem (B, β₁e₁), factored; it carries no derivative."""
-    rhs = jnp.zeros(state.budget + 1, state.alpha.dtype).at[0].set(state.beta[0])
-    return from_design(make_design(*jax.lax.stop_gradient((state.matrix(), rhs)), intercept=False))
+class Projected(eqx.Module):
+    """min ‖By − β₁e₁‖² + λ‖y‖² by the SVD of B, in units of A and of β₁; it carries no derivative but in λ."""
+
+    s: Float[Array, " p"]
+    z: Float[Array, " p+1"]  # first components of the left singular vectors, that beyond the range of B last
+    V: Float[Array, "p p"]
+    unit: Scalar
+    size: Scalar  # β₁
+
+    @classmethod
+    def of(cls, state: Bidiagonal) -> "Projected":
+        """LAPACK's SVD never returns when an entry is infinite."""
+        B = jax.lax.stop_gradient(state.matrix())
+        U, s, Vt = jnp.linalg.svd(jnp.where(jnp.all(jnp.isfinite(B)), B, jnp.nan), full_matrices=True)
+        return cls(s, U[0], Vt.T, state.unit, state.beta[0])
+
+    def _damping(self, lam: Scalar) -> Scalar:
+        return poison(lam, lam >= 0) / self.unit / self.unit
+
+    def coordinates(self, lam: Scalar) -> Float[Array, " p"]:
+        """Vᵀy = s z/(s² + λ)."""
+        y = safe_divide(self.s * self.z[:-1], jnp.square(self.s) + self._damping(lam))
+        return y * (self.size / self.unit)
+
+    def y(self, lam: Scalar) -> Float[Array, " p"]:
+        """What x is made of: x = V y with the basis of the Krylov space."""
+        return matmul(self.V, self.coordinates(lam))
+
+    def squared_norm(self, lam: Scalar) -> Scalar:
+        """‖y‖²."""
+        return jnp.sum(jnp.square(self.coordinates(lam)))
+
+    def rss(self, lam: Scalar) -> Scalar:
+        """‖By − β₁e₁‖², from (1 − f)z and what lies beyond the range of B: no subtraction."""
+        damping = self._damping(lam)
+        ratio = jnp.square(self.s) / jnp.where(damping == 0, 1.0, damping)
+        kept = jnp.where(damping == 0, jnp.where(self.s > 0, 0.0, 1.0), 1.0 / (1.0 + ratio))
+        inside = jnp.sum(jnp.square(kept * self.z[:-1]))
+        return (inside + jnp.square(self.z[-1])) * self.size * self.size

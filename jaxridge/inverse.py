@@ -308,7 +308,7 @@ def compare(A: Any, b: Any, rules: dict[str, Any], lams: Any = None, **terms: Un
     >>> from jaxridge import inverse, select
     >>> A, b = jnp.diag(jnp.array([1.0, 0.1, 0.01])), jnp.array([1.0, 0.1, 0.02])
     >>> rules = {"discrepancy": select.discrepancy(1e-4), "UPRE": select.predictive_risk(1e-4)}
-    >>> print(inverse.compare(A, b, rules).spread.round(1))
+    >>> print(f"{inverse.compare(A, b, rules).spread:.1f}")
     1.2
     """
     if not rules:

@@ -138,15 +138,14 @@ def test_images_several_right_hand_sides_and_pytrees():
     np.testing.assert_allclose([*x["u"], x["v"]], direct(np.asarray(M), B[:4, 0, 0], 0.1, None), rtol=1e-9)
 
 
-@pytest.mark.parametrize("boundary", ["periodic", "reflective"])
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize(("boundary", "smooth"), [("periodic", True), ("reflective", True), ("periodic", False)])
 def test_transforms_are_the_direct_path(boundary, smooth):
     A, rng = operators.gaussian_blur((6, 5), 1.1, boundary=boundary, radius=2), np.random.default_rng(2)
     ends = {"periodic": "periodic", "reflective": "free"}[boundary]
     L = operators.difference((6, 5), boundary=ends) if smooth else None
     b = rng.standard_normal((6, 5))
     assert isinstance(inverse.tikhonov_path(A, b, [1.0], L=L).factored.problem.solver, inverse.Diagonal)
-    for rule in (select.gcv, select.discrepancy(0.5), select.l_curve, select.quasi_optimality, select.evidence):
+    for rule in (select.gcv, select.discrepancy(0.5), select.quasi_optimality, select.evidence):
         fast, slow = (
             inverse.tikhonov_cv(A, b, np.logspace(-5, 3, 9), rule=rule, L=L, x_ref=b, refine=False, solver=solver)
             for solver in (None, inverse.Direct())
@@ -342,46 +341,53 @@ def test_rules_on_a_krylov_space_see_solved_lams_only():
         inverse.tikhonov_cv(operator(A), b, lams, solver=krylov(key=None))
 
 
-def tied(A, b, lam, L, x_ref, weights, *, of, products):
-    """A number made of a solution: it stands for all of them."""
+OF = jnp.array([1.0, 0.7, 0.3, 0.1])
+
+
+def summary(A, b, lam, L, x_ref, weights, products):
+    """A number made of all exits of a solution, but for the trace where there are no probes."""
     options = {"L": L, "x_ref": x_ref, "weights": weights, "nullity": 2}
-    M = operator(A) if products else A
-    solver = krylov(tol=1e-13, probes=2) if products else None
-    fit = inverse.tikhonov(M, b, lam, solver=solver, **options)
-    direction = jnp.cos(jnp.arange(1.0 * A.shape[1]))
-    return {"x": fit.x @ direction, "rss": fit.rss, "norm": fit.norm}[of]
+    M, solver = (operator(A), krylov(tol=1e-13, probes=2)) if products else (A, None)
+    path = inverse.tikhonov_path(M, b, lam[None], solver=solver, **options)
+    rest = path.factored.spectrum.residual_dof(lam)
+    return OF @ jnp.stack([path.x[0] @ jnp.cos(jnp.arange(1.0 * A.shape[1])), path.rss[0], path.norm[0], rest])
+
+
+def brute_summary(A, b, lam, L, x_ref, w, Z):
+    H = A.T @ (w[:, None] * A) + lam * L.T @ L
+    x = jnp.linalg.solve(H, A.T @ (w * b) + lam * L.T @ (L @ x_ref))
+    r, root = A @ x - b, jnp.sqrt(w)[:, None]
+    fitted = root * (A @ jnp.linalg.solve(H, A.T @ (root * Z.T)))
+    rest = jnp.mean(jnp.sum(Z.T * (Z.T - fitted), axis=0))
+    norm = jnp.linalg.norm(L @ (x - x_ref))
+    return OF @ jnp.stack([x @ jnp.cos(jnp.arange(1.0 * A.shape[1])), r @ (w * r), norm, rest])
 
 
 @pytest.mark.parametrize("products", [False, True])
-@pytest.mark.parametrize("of", ["x", "rss", "norm"])
-def test_derivatives_to_second_order_in_everything(products, of):
+def test_derivatives_to_second_order_in_everything(products):
     rng = np.random.default_rng(7)
     A = jnp.asarray(rng.standard_normal((9, 6)) * 0.6 ** np.arange(6))
     L = jnp.asarray(np.diff(np.eye(6), 2, axis=0) + 0.05 * rng.standard_normal((4, 6)))
     args = (A, jnp.asarray(rng.standard_normal(9)), jnp.asarray(0.2), L, jnp.ones(6), jnp.exp(jnp.arange(9.0) / 9.0))
     along = [jnp.asarray(rng.standard_normal(jnp.shape(x))) for x in args]
+    # The trace is exact from a matrix, so that every unit vector is a probe; its second derivative is refused there.
+    Z = jax.random.rademacher(KEY, (2, 9), float) if products else 3.0 * jnp.eye(9)
 
-    def brute(s):
-        A, b, lam, L, x_ref, w = (x + s * d for x, d in zip(args, along, strict=True))
-        x = jnp.linalg.solve(A.T @ (w[:, None] * A) + lam * L.T @ L, A.T @ (w * b) + lam * L.T @ (L @ x_ref))
-        r, size = A @ x - b, jnp.linalg.norm(L @ (x - x_ref))
-        return {"x": x @ jnp.cos(jnp.arange(6.0)), "rss": r @ (w * r), "norm": size}[of]
+    def orders(fn, *more):
+        line = lambda s: fn(*(x + s * d for x, d in zip(args, along, strict=True)), *more)  # noqa: E731
+        first = jax.value_and_grad(line)
+        return jax.jit(lambda s: jax.jvp(first, (s,), (jnp.ones(()),)) if products else first(s))(jnp.zeros(()))
 
-    def ours(s):
-        return tied(*(x + s * d for x, d in zip(args, along, strict=True)), of=of, products=products)
-
-    zero = jnp.zeros(())
-    theirs = [jax.jit(fn)(zero) for fn in (brute, jax.grad(brute), jax.grad(jax.grad(brute)))]
-    mine = jax.jit(lambda s: (ours(s), jax.grad(ours)(s), jax.jvp(jax.grad(ours), (s,), (jnp.ones(()),))[1]))(zero)
-    np.testing.assert_allclose(mine, theirs, rtol=1e-8)
+    mine, theirs = orders(summary, products), orders(brute_summary, Z)
+    np.testing.assert_allclose(jax.tree.leaves(mine), jax.tree.leaves(theirs), rtol=1e-8)
 
 
 def test_blur_width_by_gradient_and_its_curvature_over_a_grid_of_lams():
     rng = np.random.default_rng(8)
-    b, truth, lams = rng.standard_normal((6, 6)), rng.standard_normal((6, 6)), jnp.array([0.01, 0.1, 1.0])
+    b, truth, lams = rng.standard_normal(12), rng.standard_normal(12), jnp.array([0.01, 0.1, 1.0])
 
     def loss(width, lam, solver):
-        A = operators.gaussian_blur((6, 6), width, boundary="zero", radius=2)
+        A = operators.gaussian_blur(12, width, boundary="zero", radius=3)
         return jnp.sum(jnp.square(inverse.tikhonov(A, b, lam, solver=solver).x - truth))
 
     def orders(solver):
@@ -405,7 +411,8 @@ CHOSEN = {
 
 
 @pytest.mark.parametrize(
-    ("rule", "products"), [*((rule, False) for rule in CHOSEN), *((rule, True) for rule in CHOSEN if rule != "l_curve")]
+    ("rule", "products"),
+    [*((rule, False) for rule in CHOSEN), *((rule, True) for rule in CHOSEN if rule not in ("gcv", "l_curve"))],
 )
 def test_chosen_lam_is_differentiable(rule, products):
     problem = testproblems.phillips(N)
