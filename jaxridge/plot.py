@@ -182,7 +182,8 @@ def picard(record: inverse.Picard, ax: "Axes", *, target: int = 0) -> "Axes":
     ax.set_xlabel("number i")
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.legend()
+    # All three start high, at the left.
+    ax.legend(loc="lower left")
     return ax
 
 
