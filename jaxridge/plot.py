@@ -1,4 +1,4 @@
-"""Pictures of a ridge path: a function takes a record and a matplotlib Axes, draws, and returns the Axes."""
+"""Pictures of a ridge path or an inverse problem: a function draws a record on a matplotlib Axes and returns it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxridge import inverse
 from jaxridge.design import Design
 from jaxridge.ridge import Choice, Path
 
@@ -21,6 +22,7 @@ ABREAST = 4  # more targets cannot be read beside each other
 FONT, LEADER = 9.5, 16  # of names beside curves and the lines to them, in points
 LETTERS = 20  # of a long name
 RANGE = 30  # the ratio beyond which scores stand on a log axis
+MARKS = "osD^vP*"
 STYLE = {
     "axes.labelsize": 11,
     "axes.spines.right": False,
@@ -146,6 +148,126 @@ def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: An
     return ax
 
 
+def picard(record: inverse.Picard, ax: "Axes", *, target: int = 0) -> "Axes":
+    """The Picard condition: singular values, coefficients of b and their ratios, by number, on a log axis.
+
+    Where the coefficients no longer fall with the singular values, a solution without a filter is noise.
+
+    Args:
+        record: what `jaxridge.inverse.picard` returned. ax: the matplotlib Axes to draw on; it is returned.
+        target: which right-hand side, where there are several.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import inverse, plot
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot.picard(inverse.picard(jnp.diag(jnp.array([2.0, 1.0])), jnp.array([4.0, 3.0])), Figure().subplots())
+    >>> ax.get_yscale()
+    'log'
+    """
+    _of_kind(record, inverse.Picard, "inverse.picard")
+    coefficients, ratios = (
+        values if values.ndim == 1 else values[:, target]
+        for values in (np.asarray(record.coefficients), np.asarray(record.ratios))
+    )
+    curves = (
+        (np.asarray(record.singular_values), "-", "singular values $s_i$"),
+        (coefficients, "o", "$|u_i^T b|$"),
+        (ratios, "^", "$|u_i^T b| / s_i$"),
+    )
+    for (values, style, label), colour in zip(curves, COLOURS, strict=False):
+        number = np.arange(1, len(values) + 1)
+        shown = np.where(values > 0, values, np.nan)
+        ax.plot(number, shown, style, color=colour, linewidth=1.8, markersize=4.5, label=label)
+    ax.set_yscale("log")
+    ax.set_xlabel("number i")
+    ax.grid(axis="y", color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    # All three start high, at the left.
+    ax.legend(loc="lower left")
+    return ax
+
+
+def l_curve(
+    path: inverse.Path,
+    ax: "Axes",
+    *,
+    choices: "inverse.Choice | inverse.Solution | Mapping[str, Any] | None" = None,
+    target: int = 0,
+) -> "Axes":
+    """The L-curve: ‖L(x − x₀)‖ against ‖Ax − b‖ on log axes, one point for each λ.
+
+    λ that were not solved are hollow. Choices that share a λ share a mark.
+
+    Args:
+        path: what `jaxridge.inverse.tikhonov_path` returned, or ``choice.path``.
+        ax: the matplotlib Axes to draw on; it is returned.
+        choices: solutions to mark: a `jaxridge.inverse.Choice` or `Solution`, or several by name (such as
+            ``comparison.choices``), which stand in the legend.
+        target: which right-hand side, where there are several.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import inverse, plot, select
+    >>> from matplotlib.figure import Figure
+    >>> A, b = jnp.diag(jnp.array([1.0, 0.1])), jnp.array([1.0, 0.2])
+    >>> choice = inverse.tikhonov_cv(A, b, [1e-3, 1e-2, 0.1], rule=select.discrepancy(1e-3), refine=False)
+    >>> ax = plot.l_curve(choice.path, Figure().subplots(), choices={"discrepancy": choice})
+    >>> [text.get_text().split(",")[0] for text in ax.get_legend().get_texts()]
+    ['discrepancy']
+    """
+    _of_kind(path, inverse.Path, "inverse.tikhonov_path")
+    order = np.argsort(np.asarray(path.lams), kind="stable")
+
+    def column(values: Any) -> np.ndarray:
+        values = np.asarray(values)
+        return (values if values.ndim == 1 else values[:, target])[order]
+
+    across, up, steps = np.sqrt(column(path.rss)), column(path.norm), column(path.steps)
+    drawn = (across > 0) & (up > 0)
+    ax.plot(across[drawn], up[drawn], color="0.6", linewidth=1.4, zorder=1)
+    for solved, face in ((steps >= 0, "0.6"), (steps < 0, "white")):
+        dots = {"markersize": 4, "color": "0.6", "markerfacecolor": face}
+        ax.plot(across[drawn & solved], up[drawn & solved], "o", **dots, zorder=2)
+    ax.set(xscale="log", yscale="log", xlabel="size of the residual ‖Ax − b‖", ylabel="size of the solution ‖Lx‖")
+    ax.grid(color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    for i, (names, fit) in enumerate(_marked(choices, target)):
+        label = f"{names}, λ = {fit[2]:.2g}" if names else f"λ = {fit[2]:.2g}"
+        style = {"markersize": 9, "markeredgecolor": "white", "zorder": 3}
+        ax.plot(*fit[:2], MARKS[i % len(MARKS)], color=COLOURS[i % len(COLOURS)], label=label, **style)
+    if choices is not None:
+        ax.legend()
+    return ax
+
+
+def images(pictures: Mapping[str, Any], axes: Sequence["Axes"], *, limits: tuple[float, float] | None = None) -> Any:
+    """Images side by side by name, all in the same grey scale.
+
+    Args:
+        pictures: (n, m) arrays by name. axes: as many matplotlib Axes, such as of ``subplots(1, 4)``; returned.
+        limits: what is black and what is white; None takes the range of the first picture.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import plot
+    >>> from matplotlib.figure import Figure
+    >>> axes = plot.images({"true": jnp.eye(3), "blurred": jnp.ones((3, 3)) / 3}, Figure().subplots(1, 2))
+    >>> [ax.get_title() for ax in axes]
+    ['true', 'blurred']
+    """
+    shown = {name: np.asarray(image) for name, image in pictures.items()}
+    flat = list(np.ravel(np.asarray(axes, object)))
+    if not shown or any(image.ndim != 2 for image in shown.values()):
+        raise ValueError(f"pictures have shapes {[image.shape for image in shown.values()]}; give (n, m) each.")
+    if len(flat) != len(shown):
+        raise ValueError(f"axes are {len(flat)} for {len(shown)} pictures; give one for each.")
+    first = next(iter(shown.values()))
+    low, high = (first.min(), first.max()) if limits is None else limits
+    for (name, image), ax in zip(shown.items(), flat, strict=True):
+        ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        ax.set_title(name, fontsize=10)
+        ax.set_axis_off()
+    return axes
+
+
 def figure(
     model: Path,
     choices: Mapping[str, Choice],
@@ -231,6 +353,25 @@ def _matplotlib() -> Any:
     except ImportError:
         raise ImportError('Pictures need matplotlib: pip install "jaxridge[plot]".') from None
     return matplotlib
+
+
+def _of_kind(record: Any, kind: type, verb: str) -> None:
+    if not isinstance(record, kind):
+        raise ValueError(f"the record is a {type(record).__name__}; pass what jaxridge.{verb} returned.")
+
+
+def _marked(choices: Any, target: int) -> list[tuple[str, tuple[float, float, float]]]:
+    """Names, and where the solution lies: residual, norm, λ; those of one λ together."""
+    if choices is None:
+        return []
+    together: dict[tuple[float, float, float], list[str]] = {}
+    for name, chosen in (choices if isinstance(choices, Mapping) else {"": choices}).items():
+        fit = chosen.fit if isinstance(chosen, inverse.Choice) else chosen
+        _of_kind(fit, inverse.Solution, "inverse.tikhonov_cv")
+        rss, norm = (float(np.atleast_1d(np.asarray(x))[target]) for x in (fit.rss, fit.norm))
+        lam = np.atleast_1d(np.asarray(fit.lam))
+        together.setdefault((rss**0.5, norm, float(lam[target if len(lam) > 1 else 0])), []).append(name)
+    return [(", ".join(names), place) for place, names in together.items()]
 
 
 def _log_axis(lams: Any, target: int) -> tuple[np.ndarray, np.ndarray]:

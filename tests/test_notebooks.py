@@ -11,7 +11,13 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
 ROOT = Path(__file__).parents[1]
-FIGURES = {"01_ridge_path": 6, "02_ridge_head": 1, "03_curve_fitting": 3, "04_kernels_and_runge": 2}
+FIGURES = {
+    "01_ridge_path": 6,
+    "02_ridge_head": 1,
+    "03_curve_fitting": 3,
+    "04_kernels_and_runge": 2,
+    "05_inverse_problems": 4,
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_LINES = 110
 COLAB = "https://colab.research.google.com/github/jaxridge/jaxridge/blob/main/notebooks"

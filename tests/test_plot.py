@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxridge as jxr
-from jaxridge import plot
+from jaxridge import inverse, plot
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(20, 3)) * [1.0, 30.0, 0.2] + [0.0, 5.0, 0.0]
@@ -133,6 +133,95 @@ def test_figure_draws_four_targets_and_says_so():
     figure = plot.figure(model, {"GCV": choice}, "GCV")
     assert len(figure.axes) == 12
     assert figure.get_suptitle() == "the first 4 of 6 targets"
+
+
+A = np.array([[2.0, 0.0], [0.0, 0.5], [0.0, 0.0]])
+B = np.array([[4.0, -1.0], [0.0, 3.0], [1.0, 1.0]])
+
+
+def test_picard_draws_three_curves():
+    ax = Figure().subplots()
+    assert plot.picard(inverse.picard(A, B[:, 1]), ax) is ax
+    drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in ax.lines}
+    assert all(np.array_equal(line.get_xdata(), [1, 2]) for line in ax.lines)
+    np.testing.assert_allclose(drawn["singular values $s_i$"], [2.0, 0.5], rtol=1e-12)
+    np.testing.assert_allclose(drawn["$|u_i^T b|$"], [1.0, 3.0], rtol=1e-12)
+    np.testing.assert_allclose(drawn["$|u_i^T b| / s_i$"], [0.5, 6.0], rtol=1e-12)
+    assert ax.get_yscale() == "log"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(drawn)
+
+
+def test_picard_of_one_right_hand_side_leaves_zeros_out():
+    ax = plot.picard(inverse.picard(A, B), Figure().subplots(), target=0)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [4.0, np.nan], rtol=1e-12)
+
+
+def l_path(b: np.ndarray) -> inverse.Path:
+    return inverse.tikhonov_path(A, b, [1.0, 100.0, 0.01])
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_l_curve_draws_residuals_and_norms_by_lam(target):
+    path = l_path(B[:, 0] if target is None else B)
+    fits = [np.linalg.solve(A.T @ A + lam * np.eye(2), A.T @ B[:, target or 0]) for lam in SORTED]
+    ax = Figure().subplots()
+    assert plot.l_curve(path, ax, target=target or 0) is ax
+    residuals = [np.linalg.norm(A @ x - B[:, target or 0]) for x in fits]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), residuals, rtol=1e-12)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [np.linalg.norm(x) for x in fits], rtol=1e-12)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_legend() is None
+
+
+def test_l_curve_marks_choices_and_those_that_agree_once():
+    path = l_path(B[:, 0])
+    choices = {"first": path[0], "second": path[2], "third": path[0]}
+    ax = plot.l_curve(path, Figure().subplots(), choices=choices)
+    marks = {line.get_label(): (line.get_xdata(), line.get_ydata()) for line in ax.lines[3:]}
+    assert list(marks) == ["first, third, λ = 1", "second, λ = 0.01"]
+    for label, i in (("first, third, λ = 1", 0), ("second, λ = 0.01", 2)):
+        np.testing.assert_allclose(np.ravel(marks[label]), [path.rss[i] ** 0.5, path.norm[i]], rtol=1e-12)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(marks)
+    alone = plot.l_curve(path, Figure().subplots(), choices=path[1])
+    assert alone.lines[-1].get_label() == "λ = 1e+02"
+
+
+def test_l_curve_shows_what_was_not_solved_hollow():
+    path = dataclasses.replace(l_path(B[:, 0]), steps=jnp.array([3, 2, -1]))
+    ax = plot.l_curve(path, Figure().subplots())
+    filled, hollow = ax.lines[1:3]
+    assert len(filled.get_xdata()) == 2
+    np.testing.assert_allclose(hollow.get_ydata(), [path.norm[2]], rtol=1e-12)
+    assert hollow.get_markerfacecolor() == "white"
+
+
+def test_images_share_their_grey_scale():
+    pictures = {"true": jnp.arange(6.0).reshape(2, 3), "other": jnp.ones((4, 4))}
+    axes = Figure().subplots(1, 2)
+    assert plot.images(pictures, axes) is axes
+    for ax, (name, picture) in zip(axes, pictures.items(), strict=True):
+        assert ax.get_title() == name
+        np.testing.assert_array_equal(ax.images[0].get_array(), picture)
+        assert ax.images[0].get_clim() == (0.0, 5.0)
+    alone = Figure().subplots()
+    plot.images({"true": pictures["true"]}, alone, limits=(-1.0, 1.0))
+    assert alone.images[0].get_clim() == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda ax: plot.picard(l_path(B[:, 0]), ax), r"is a Path; pass what jaxridge.inverse.picard"),
+        (lambda ax: plot.l_curve(two_targets(), ax), r"pass what jaxridge.inverse.tikhonov_path"),
+        (lambda ax: plot.l_curve(l_path(B[:, 0]), ax, choices={"a": 1.0}), r"is a float; pass what"),
+        (lambda ax: plot.images({"a": jnp.ones(3)}, ax), r"shapes \[\(3,\)\]"),
+        (lambda ax: plot.images({}, ax), r"shapes \[\]"),
+        (lambda ax: plot.images({"a": jnp.eye(2), "b": jnp.eye(2)}, ax), r"1 for 2 pictures"),
+    ],
+)
+def test_other_records_are_refused(call, match):
+    with pytest.raises(ValueError, match=match):
+        call(Figure().subplots())
 
 
 def test_pictures_leave_pyplot_alone():
