@@ -16,15 +16,17 @@ from jaxridge._types import Array
 _MAX_STEPS = 96
 
 
-def find_root(fn: Callable[[Array], tuple[Array, Array]], low: Array, high: Array) -> Array:
+def find_root(
+    fn: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, sign_low: Array | None = None
+) -> Array:
     """The root x of each element of ``fn``, given ``fn(x) -> (value, slope)`` and a bracket.
 
     ``fn(low)`` and ``fn(high)`` must differ in sign in each element; where they do not, or where ``fn`` is
-    NaN, what comes back lies in the bracket and is no root. All elements step together. The result is not
-    differentiable: give it to ``implicit_root``.
+    NaN, what comes back lies in the bracket and is no root. ``sign_low`` is the sign of fn(low) where that is known.
+    All elements step together. The result is not differentiable: give it to ``implicit_root``.
     """
     eps = jnp.finfo(low.dtype).eps
-    sign_low = jnp.sign(fn(low)[0])
+    sign_low = jnp.sign(fn(low)[0]) if sign_low is None else sign_low
 
     def unfinished(state: tuple[Array, ...]) -> Array:
         return (state[0] < _MAX_STEPS) & ~jnp.all(state[4])

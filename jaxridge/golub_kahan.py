@@ -207,7 +207,8 @@ def bidiagonalise(
     >>> print(run.bidiagonal.steps, run.steps)
     3 [3]
     """
-    budget = min(budget, n, b.shape[0])
+    # Directions that are found twice take steps of their own.
+    budget = min(budget, n, b.shape[0]) if orthogonal else budget
     wanted = lams > 0
 
     def unfinished(carry: tuple[Bidiagonal, Array]) -> Array:

@@ -454,8 +454,10 @@ def refine(
         return jax.jvp(lambda x: slope(still, frozen, x), (x,), (jnp.ones_like(x),))
 
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
-    found = inner & (slope_and_curvature(low)[0] < 0) & (slope_and_curvature(high)[0] > 0)
-    root = _secular.find_root(slope_and_curvature, low, high)
+    # Both ends by one program: every copy of the rule and its derivatives is compiled.
+    at_low, at_high = jax.lax.map(lambda x: slope(still, frozen, x), jnp.stack([low, high]))
+    found = inner & (at_low < 0) & (at_high > 0)
+    root = _secular.find_root(slope_and_curvature, low, high, jnp.sign(at_low))
     x = implicit_root(lambda x: jnp.where(found, slope(rule, spectrum, x), x), root)
     return jnp.where(found, jnp.exp(x), lam)
 
