@@ -11,6 +11,8 @@ is decided by what A and L are, and can be overridden by passing the solver:
     `Diagonal`     a transform makes A (and L) diagonal, as it does periodic and reflective blur
     `GolubKahan`   only products with A and Aᵀ: one bidiagonalisation for every λ
     `PerLam`       only products, and L without a pseudo-inverse: a solve for each λ
+
+An x that must not be negative comes from `jaxridge.least_squares` of Ax − b, with ``lam`` and ``bounds=(0.0, None)``.
 """
 
 from collections.abc import Callable
