@@ -134,14 +134,15 @@ class GolubKahan(eqx.Module):
     """One bidiagonalisation for every λ, by products with A and Aᵀ alone.
 
     key: of the random probes that ``dof`` needs (GCV, predictive risk, evidence); None does without them.
-    tol: a λ is solved when ‖L(x − x(λ))‖ ≤ tol ‖L(x − x₀)‖, by the bound that the projection gives.
+    tol: a λ is solved when ‖L(x − x(λ))‖ ≤ tol ‖L(x − x₀)‖, by the bound that the projection gives; None is 1e-6 in
+        float64 and 1e-4 in float32.
     budget: steps at most, of two products and n numbers each. probes: how many of them.
     orthogonal: keep the basis orthogonal, at the price of some ten products a step; see `golub_kahan.bidiagonalise`.
     max_steps: of conjugate gradients, for a derivative.
     """
 
     key: Array | None
-    tol: Array
+    tol: Array | None
     budget: int = eqx.field(static=True)
     orthogonal: bool = eqx.field(static=True)
     probes: int = eqx.field(static=True)
@@ -151,7 +152,7 @@ class GolubKahan(eqx.Module):
         self,
         key: Array | None = None,
         *,
-        tol: Any = 1e-6,
+        tol: Any = None,
         budget: int = 150,
         orthogonal: bool = True,
         probes: int = 4,
@@ -159,14 +160,14 @@ class GolubKahan(eqx.Module):
     ):
         if budget < 1 or probes < 1 or max_steps < 1:
             raise ValueError(f"GolubKahan got budget {budget}, probes {probes}, max_steps {max_steps}; each is >= 1.")
-        self.key, self.tol = key, jnp.asarray(tol)
+        self.key, self.tol = key, None if tol is None else jnp.asarray(tol)
         self.budget, self.orthogonal, self.probes, self.max_steps = budget, orthogonal, probes, max_steps
 
     def spectrum(self, live: Live, lams: Float[Array, " k"]) -> ProjectedSpectrum:
         return project(
             live,
             lams,
-            tol=self.tol,
+            tol=_usual(self.tol, live.b.dtype, 1e-6),
             budget=self.budget,
             orthogonal=self.orthogonal,
             key=self.key,
@@ -178,22 +179,28 @@ class GolubKahan(eqx.Module):
         return spectrum.coef(lam)
 
 
+def _usual(tol: Array | None, dtype: Any, double: float) -> Array:
+    """The tolerance asked for, or what the dtype can usually reach."""
+    return jnp.asarray((double if dtype == jnp.float64 else 1e-4) if tol is None else tol, dtype)
+
+
 class PerLam(eqx.Module):
     """Conjugate gradients on AᵀωA + λLᵀL, each λ on its own: for an operator L without a pseudo-inverse.
 
-    tol: relative to the right-hand side. max_steps: products with A, Aᵀ, L and Lᵀ for each λ at most.
+    tol: relative to the right-hand side; None is 1e-8 in float64 and 1e-4 in float32. max_steps: products with A, Aᵀ,
+        L and Lᵀ for each λ at most.
     """
 
-    tol: Array
+    tol: Array | None
     max_steps: int = eqx.field(static=True)
 
-    def __init__(self, *, tol: Any = 1e-8, max_steps: int = 1000):
+    def __init__(self, *, tol: Any = None, max_steps: int = 1000):
         if max_steps < 1:
             raise ValueError(f"PerLam got max_steps {max_steps}; it is >= 1.")
-        self.tol, self.max_steps = jnp.asarray(tol), max_steps
+        self.tol, self.max_steps = None if tol is None else jnp.asarray(tol), max_steps
 
     def spectrum(self, live: Live, lams: Float[Array, " k"]) -> PerLamSpectrum:
-        return PerLamSpectrum(live, self.tol.astype(live.b.dtype), self.max_steps)
+        return PerLamSpectrum(live, _usual(self.tol, live.b.dtype, 1e-8), self.max_steps)
 
     def solution(self, live: Live, spectrum: PerLamSpectrum, lam: Array) -> Float[Array, "n t"]:
         return spectrum.coef(lam)
