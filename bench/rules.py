@@ -1,9 +1,10 @@
 """Which rule finds a good λ, and how often does it fail?
 
 Four classical ill-posed problems, n = 64, L = I, 100 draws of noise with ‖e‖ = ‖b‖/100, float64, from the grid that
-`inverse.tikhonov_cv` takes by itself. The figure is error(λ of the rule) / least error of any λ, with error ‖x(λ) − x‖: 1.00 cannot be beaten. Beside its
-median and 95th percentile stands how many draws it is above 2 and above 10 in, and how often λ was an end of the grid,
-0 or infinite. All draws of a problem are right-hand sides of one factorisation.
+`inverse.tikhonov_cv` takes by itself. The figure is error(λ of the rule) / least error of any λ, with error
+‖x(λ) − x‖: 1.00 cannot be beaten. Beside its median and 95th percentile stands how many draws it is above 2 and above
+10 in, and how often λ was an end of the grid, 0 or infinite. All draws of a problem are right-hand sides of one
+factorisation.
 """
 
 import jax
