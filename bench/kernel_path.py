@@ -91,47 +91,48 @@ def gradients(X, y):
     return found
 
 
-def peers(K, y):
-    """Fits of five folds each, and the λ that they take."""
+def by_sklearn(K, y):
     from sklearn.kernel_ridge import KernelRidge
     from sklearn.model_selection import GridSearchCV
 
     options = {"cv": 5, "scoring": "neg_mean_squared_error"}
-    search = GridSearchCV(KernelRidge(kernel="precomputed"), {"alpha": LAMS}, **options)
-    yield "scikit-learn GridSearchCV(KernelRidge)", lambda: search.fit(K, y)
-    try:
-        from himalaya.kernel_ridge import KernelRidgeCV
-    except ImportError:
-        print("himalaya is not installed: no figures for it")
-        return
-    yield "himalaya KernelRidgeCV", lambda: KernelRidgeCV(alphas=LAMS, kernel="precomputed", cv=5).fit(K, y)
+    GridSearchCV(KernelRidge(kernel="precomputed"), {"alpha": LAMS}, **options).fit(K, y)
 
 
-def main(points, targets, repeats, with_peers):
-    X, price = diamonds(points)
-    noise = np.random.default_rng(1).standard_normal((points, targets))
-    X, y = jnp.asarray(X), jnp.asarray(price[:, None] + 0.1 * np.arange(targets) * noise)
+def by_himalaya(K, y):
+    from himalaya.kernel_ridge import KernelRidgeCV
+
+    KernelRidgeCV(alphas=LAMS, kernel="precomputed", cv=5).fit(K, y)
+
+
+PEERS = {"scikit-learn": by_sklearn, "himalaya": by_himalaya}
+
+
+def main(options):
+    X, price = diamonds(options.points)
+    noise = np.random.default_rng(1).standard_normal((options.points, options.targets))
+    X, y = jnp.asarray(X), jnp.asarray(price[:, None] + 0.1 * np.arange(options.targets) * noise)
     K = KERNEL.matrix(X)
-    print(header("scikit-learn", "himalaya") if with_peers else header())
-    print(f"{points} points, {X.shape[1]} features, {len(LAMS)} λ, {targets} targets, float64")
+    print(header(*options.peers))
+    print(f"{options.points} points, {X.shape[1]} features, {len(LAMS)} λ, {options.targets} targets, float64")
     verbs = ours(X, y)
-    seconds = interleaved({**floors(K), **{name: run for name, (run, _) in verbs.items()}}, repeats=repeats)
+    verbs = {name: verbs[name] for name in options.verbs or verbs}
+    runs = {**floors(K), **{name: run for name, (run, _) in verbs.items()}}
+    seconds = interleaved(runs, repeats=options.repeats)
     for name in floors(K):
         row(name, seconds[name])
     for name, (run, floor) in verbs.items():
         chosen = f", λ* = {float(run()[0]):.3g}" if name in ("leave-one-out", "GCV", "evidence", "five folds") else ""
         row(name, seconds[name], f"{seconds[name] / seconds[floor]:.2f} × {floor}{chosen}")
     least = None
-    for name, (value, both) in gradients(X, y).items():
-        pair = interleaved({"value": value, "both": both}, repeats=repeats)
+    for name, (value, both) in gradients(X, y).items() if options.gradients else ():
+        pair = interleaved({"value": value, "both": both}, repeats=options.repeats)
         least = least or pair["both"]
         against = f"{pair['both'] / pair['value']:.2f} × its value, {pair['both'] / least:.2f} × the floor"
         row(name, pair["value"], f"with its gradient {pair['both']:.2f} s, {against}")
-    if with_peers:
-        for name, run in peers(np.asarray(K), np.asarray(y)):
-            theirs = once(run)
-            against = ", ".join(f"{what} {theirs / seconds[what]:.1f}×" for what in verbs if what != "one λ")
-            row(name, theirs, against)
+    for name in options.peers:
+        theirs = once(lambda: PEERS[name](np.asarray(K), np.asarray(y)))
+        row(name, theirs, ", ".join(f"{verb} {theirs / seconds[verb]:.1f}×" for verb in verbs if verb != "one λ"))
 
 
 if __name__ == "__main__":
@@ -139,7 +140,8 @@ if __name__ == "__main__":
     parser.add_argument("--points", type=int, default=3000)
     parser.add_argument("--targets", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--no-peers", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--verbs", nargs="+", metavar="NAME", help="by the names in the table, all if not given")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--no-gradients", dest="gradients", action="store_false")
     jax.config.update("jax_enable_x64", True)
-    main(options.points, options.targets, options.repeats, not options.no_peers)
+    main(parser.parse_args())

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge._numerics import poison, safe_divide
+from jaxridge._numerics import poison, safe_divide, safe_sqrt
 from jaxridge._result import RESULTS, first_failure
 from jaxridge._types import Array, Float, Lam
 
@@ -78,8 +78,7 @@ class DiagonalSpectrum(eqx.Module):
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """‖Lx‖, with derivative 0 where it is 0."""
-        squared = self.squared_norm(lam)
-        return jnp.where(squared == 0, 0.0, jnp.sqrt(jnp.where(squared == 0, 1.0, squared)))
+        return safe_sqrt(self.squared_norm(lam))
 
     def dof(self, lam: Lam) -> Lam:
         """Σf."""

@@ -48,36 +48,38 @@ def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[...,
     return jax.jit(attached)
 
 
-def attach_columns(value: Callable[..., Array], live: Callable[..., Array]) -> Callable[..., Array]:
-    """`attach` for functions of (arrays, λ (c,)) whose last axis follows λ, each column its own.
+def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
+    """`attach` for functions of (arrays, λ (c,)) whose results' last axes follow λ, each column its own.
 
     In λ alone ``value`` is differentiated, to every order, so that only a derivative in ``arrays`` asks ``live``.
     """
 
-    def slope(fn: Callable[..., Array]) -> Callable[..., Array]:
+    def slope(fn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda arrays, lam: jax.jvp(lambda lam: fn(arrays, lam), (lam,), (jnp.ones_like(lam),))[1]
 
     @jax.custom_jvp
-    def attached(arrays: Any, lam: Array) -> Array:
+    def attached(arrays: Any, lam: Array) -> Any:
         return value(arrays, lam)
 
-    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         (arrays, lam), (d_arrays, d_lam) = primals, tangents
         out = attached(arrays, lam)
-        tangent = jnp.zeros_like(out)
+        tangent = jax.tree.map(jnp.zeros_like, out)
         leaves, tree = jax.tree.flatten(arrays)
         d_leaves = tree.flatten_up_to(d_arrays)
         moving = [i for i, change in enumerate(d_leaves) if moves(change)]
 
-        def along(*moved: Array) -> Array:
+        def along(*moved: Array) -> Any:
             filled = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
             return live(jax.tree.unflatten(tree, list(filled.values())), lam)
 
         if moving:
-            tangent += jax.jvp(along, [leaves[i] for i in moving], [d_leaves[i] for i in moving])[1]
+            change = jax.jvp(along, [leaves[i] for i in moving], [d_leaves[i] for i in moving])[1]
+            tangent = jax.tree.map(jnp.add, tangent, change)
         if moves(d_lam):
             # The direction stays outside: a rule of its own inside of what is linear in it would be lost.
-            tangent += attach_columns(slope(value), slope(live))(arrays, lam) * jnp.broadcast_to(d_lam, out.shape)
+            change = attach_columns(slope(value), slope(live))(arrays, lam)
+            tangent = jax.tree.map(lambda t, v: t + v * jnp.broadcast_to(d_lam, v.shape), tangent, change)
         return out, tangent
 
     attached.defjvp(rule, symbolic_zeros=True)
@@ -166,12 +168,8 @@ def implicit_solution(
     """
 
     def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
-        def forward(_: Any, b: Array) -> Array:
-            return solve(b)
-
-        def backward(_: Any, b: Array) -> Array:
-            return solve(b) if transpose_solve is None else transpose_solve(b)
-
-        return jax.lax.custom_linear_solve(linear, rhs, forward, backward)
+        if transpose_solve is None:
+            return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), symmetric=True)
+        return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), lambda _, b: transpose_solve(b))
 
     return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)

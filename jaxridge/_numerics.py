@@ -24,6 +24,12 @@ def safe_divide(a: Array, b: Array) -> Array:
     return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
+def safe_sqrt(x: Array) -> Array:
+    """``√x``, with derivative 0 instead of infinity where ``x`` is 0."""
+    zero = x == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
+
+
 def log2(x: Array) -> Array:
     """The integer k with 2^k <= |x| < 2^(k+1), read off the bits; 0 for zero, subnormals, infinity and NaN."""
     info = jnp.finfo(x.dtype)

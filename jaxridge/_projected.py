@@ -20,7 +20,7 @@ from jaxridge import krylov
 from jaxridge._diagonal import Measurements
 from jaxridge._implicit import attach_columns, implicit_solution, once_only, still
 from jaxridge._maps import Map, Seminorm, columns
-from jaxridge._numerics import matmul, poison
+from jaxridge._numerics import matmul, poison, safe_sqrt
 from jaxridge._result import RESULTS, first_failure, override
 from jaxridge._types import Array, Bool, Float, Int, Lam, Scalar
 from jaxridge.golub_kahan import (
@@ -54,9 +54,21 @@ class Live(eqx.Module):
         """b − Ax."""
         return self.b - columns(self.A, x)
 
+    def rss(self, x: Float[Array, "n t"]) -> Float[Array, " t"]:
+        """‖√ω(Ax − b)‖²."""
+        return jnp.sum(self.weigh(jnp.square(self.residual(x))), axis=0)
+
     def from_reference(self, x: Float[Array, "n t"]) -> Float[Array, "n t"]:
         """x − x₀."""
         return x if self.x_ref is None else x - self.x_ref[:, None]
+
+    def penalised(self, x: Float[Array, "n t"]) -> Float[Array, "p t"]:
+        """L(x − x₀)."""
+        return columns(self.norm.apply, self.from_reference(x))
+
+    def squared_norm(self, x: Float[Array, "n t"]) -> Float[Array, " t"]:
+        """‖L(x − x₀)‖²."""
+        return jnp.sum(jnp.square(self.penalised(x)), axis=0)
 
     def gradient(self, x: Float[Array, "n t"], lam: Float[Array, " t"], seen: Float[Array, "m t"]) -> Array:
         """Aᵀ(ωAx − seen) + λLᵀL(x − x₀), where ``seen`` is ωb."""
@@ -148,6 +160,11 @@ class ProjectedSpectrum(eqx.Module):
         """Those of the projected problem, which approach the outer ones of A first."""
         return self.small.s[0] * self.small.unit[0]
 
+    def solution(self, lam: Lam) -> tuple[Array, Array, Array]:
+        """x, ‖√ω(Ax − b)‖² and ‖L(x − x₀)‖, whose derivatives share their solves."""
+        x, rss, squared = self._exit(_solution_value, ProjectedSpectrum._solution_live, self._each(lam))
+        return x, rss, safe_sqrt(squared)
+
     def coef(self, lam: Lam) -> Float[Array, "n t"]:
         """x, flat."""
         return self._exit(_coef_value, ProjectedSpectrum._coef_live, self._each(lam))
@@ -162,12 +179,11 @@ class ProjectedSpectrum(eqx.Module):
 
     def penalised(self, lam: Lam) -> Float[Array, "p t"]:
         """L(x − x₀), of which `norm` is the norm."""
-        return columns(self.live.norm.apply, self.live.from_reference(self.coef(lam)))
+        return self.live.penalised(self.coef(lam))
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """‖L(x − x₀)‖, with derivative 0 where it is 0."""
-        squared = self.squared_norm(lam)
-        return jnp.where(squared == 0, 0.0, jnp.sqrt(jnp.where(squared == 0, 1.0, squared)))
+        return safe_sqrt(self.squared_norm(lam))
 
     def residual_dof(self, lam: Lam) -> Lam:
         """m − dof: the mean of zᵀ(I − H)z over the probes."""
@@ -229,11 +245,11 @@ class ProjectedSpectrum(eqx.Module):
             )
         return lam
 
-    def _exit(self, value: Callable[..., Array], live: Callable[..., Array], lam: Float[Array, " c"]) -> Array:
+    def _exit(self, value: Callable[..., Any], live: Callable[..., Any], lam: Float[Array, " c"]) -> Any:
         """``value`` with the derivatives of ``live``, a column for each λ."""
         arrays, static = eqx.partition(self, eqx.is_array)
 
-        def of(fn: Callable[..., Array]) -> Callable[..., Array]:
+        def of(fn: Callable[..., Any]) -> Callable[..., Any]:
             return lambda arrays, lam: fn(eqx.combine(arrays, static), lam)
 
         return attach_columns(of(value), of(live))(arrays, lam)
@@ -245,7 +261,7 @@ class ProjectedSpectrum(eqx.Module):
         M = _preconditioner(self)
         return lambda g: frame.solve(g, lambda h: krylov.run(h, lam, normal, M, self.tol, self.max_steps))
 
-    def _solution(
+    def _solved(
         self, live: Live, lam: Float[Array, " c"], seen: Float[Array, "m c"], x: Array, solved: Bool[Array, " c"]
     ) -> Float[Array, "n c"]:
         """``x``, found already, as the solution of the live equation; NaN derivatives where it was not solved."""
@@ -261,15 +277,17 @@ class ProjectedSpectrum(eqx.Module):
 
     def _coef_live(self, lam: Float[Array, " t"]) -> Array:
         x = _coef_value(still(self), jax.lax.stop_gradient(lam))
-        return self._solution(self.live, lam, self.live.weigh(self.live.b), x, self.resolved(lam))
+        return self._solved(self.live, lam, self.live.weigh(self.live.b), x, self.resolved(lam))
 
-    def _rss_live(self, lam: Lam) -> Array:
-        r = self.live.residual(self._coef_live(lam))
-        return jnp.sum(self.live.weigh(jnp.square(r)), axis=0)
+    def _solution_live(self, lam: Float[Array, " t"]) -> tuple[Array, Array, Array]:
+        x = self._coef_live(lam)
+        return x, self.live.rss(x), self.live.squared_norm(x)
 
-    def _squared_norm_live(self, lam: Lam) -> Array:
-        x = self.live.from_reference(self._coef_live(lam))
-        return jnp.sum(jnp.square(columns(self.live.norm.apply, x)), axis=0)
+    def _rss_live(self, lam: Float[Array, " t"]) -> Array:
+        return self.live.rss(self._coef_live(lam))
+
+    def _squared_norm_live(self, lam: Float[Array, " t"]) -> Array:
+        return self.live.squared_norm(self._coef_live(lam))
 
     def _residual_dof_live(self, lams: Float[Array, " c"]) -> Float[Array, " c"]:
         """Mean of zᵀ(z − √ωAx_z), with x_z the fit of √ωb = z."""
@@ -281,7 +299,7 @@ class ProjectedSpectrum(eqx.Module):
         def one(lam: Array) -> Array:
             lam = jnp.broadcast_to(lam, Z.shape[1:])
             x, stats = still(self)._system(lam)(jax.lax.stop_gradient(columns(live.A.adjoint, root * Z)))
-            x = self._solution(live, lam, root * Z, x, stats.solved)
+            x = self._solved(live, lam, root * Z, x, stats.solved)
             return jnp.mean(jnp.sum(Z * (Z - root * columns(live.A, x)), axis=0))
 
         return jax.vmap(one)(lams)
@@ -321,26 +339,33 @@ class PerLamSpectrum(eqx.Module):
         seen = self.live.weigh(self.live.b)
         return implicit_solution(lambda x: self.live.gradient(x, _finite(lam), seen), x, tangent), stats
 
+    def solution(self, lam: Lam) -> tuple[Array, Array, Array, Any]:
+        """x, ‖√ω(Ax − b)‖², ‖L(x − x₀)‖ and a `RESULTS` item for each target, from one solve."""
+        lam = jnp.broadcast_to(jnp.atleast_1d(lam), self.live.b.shape[1:])
+        x, stats = self._solve(lam)
+        finite = jnp.all(jnp.isfinite(self.live.b), axis=0) & jnp.isfinite(stats.residual_norm)
+        result = override(RESULTS.nonfinite_input, ~finite, stats.result(lam))
+        return x, self.live.rss(x), safe_sqrt(self.live.squared_norm(x)), result
+
     def coef(self, lam: Lam) -> Float[Array, "n t"]:
         """x, flat."""
-        return self._solve(jnp.broadcast_to(jnp.atleast_1d(lam), self.live.b.shape[1:]))[0]
+        return self.solution(lam)[0]
 
     def rss(self, lam: Lam) -> Float[Array, " t"]:
         """‖√ω(Ax − b)‖²."""
-        return jnp.sum(self.live.weigh(jnp.square(self.live.residual(self.coef(lam)))), axis=0)
+        return self.solution(lam)[1]
 
     def penalised(self, lam: Lam) -> Float[Array, "p t"]:
         """L(x − x₀)."""
-        return columns(self.live.norm.apply, self.live.from_reference(self.coef(lam)))
+        return self.live.penalised(self.coef(lam))
 
     def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
         """‖L(x − x₀)‖²."""
-        return jnp.sum(jnp.square(self.penalised(lam)), axis=0)
+        return self.live.squared_norm(self.coef(lam))
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """‖L(x − x₀)‖, with derivative 0 where it is 0."""
-        squared = self.squared_norm(lam)
-        return jnp.where(squared == 0, 0.0, jnp.sqrt(jnp.where(squared == 0, 1.0, squared)))
+        return self.solution(lam)[2]
 
     def residual_dof(self, lam: Lam) -> Lam:
         raise ValueError(
@@ -352,11 +377,7 @@ class PerLamSpectrum(eqx.Module):
 
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target."""
-        lam = jnp.broadcast_to(jnp.atleast_1d(lam), self.live.b.shape[1:])
-        stats = self._solve(jax.lax.stop_gradient(lam))[1]
-        finite = jnp.all(jnp.isfinite(self.live.b), axis=0)
-        result = override(RESULTS.nonfinite_input, ~jnp.isfinite(stats.residual_norm), stats.result(lam))
-        return override(RESULTS.nonfinite_input, ~finite, result)
+        return self.solution(lam)[3]
 
 
 def _finite(lam: Float[Array, " c"]) -> Float[Array, " c"]:
@@ -386,6 +407,10 @@ def _rss_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
 
 def _squared_norm_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
     return _over(lambda _, small, lam: small.squared_norm(lam), spectrum, lam)
+
+
+def _solution_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> tuple[Array, Array, Array]:
+    return _coef_value(spectrum, lam), _rss_value(spectrum, lam), _squared_norm_value(spectrum, lam)
 
 
 def _residual_dof_value(spectrum: ProjectedSpectrum, lams: Float[Array, " c"]) -> Float[Array, " c"]:

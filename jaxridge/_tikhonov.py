@@ -1,6 +1,6 @@
 """A Tikhonov problem, checked, and the four ways to factor it once for every λ."""
 
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import equinox as eqx
 import jax
@@ -55,27 +55,13 @@ class Factored(eqx.Module):
     problem: Problem
     spectrum: Any
 
-    def flat(self, lam: Array) -> Float[Array, "n t"]:
-        """x, flat."""
-        return self.problem.solver.solution(self.problem.live, self.spectrum, lam)
-
     def at(self, lam: Array) -> "Solution":
         """The solution at one λ, or one λ for each target."""
-        spectrum, single = self.spectrum, self.problem.single
-        x = jax.vmap(self.problem.inputs.shaped, in_axes=1, out_axes=-1)(self.flat(lam))
-        bound = jnp.zeros_like(spectrum.rss(lam))
-        if isinstance(spectrum, ProjectedSpectrum):
-            bound = spectrum.error_bound(lam)
-        parts = (spectrum.rss(lam), spectrum.norm(lam), self._result(lam), bound)
-        x, (rss, norm, result, bound) = jax.tree.map(lambda leaf: leaf[..., 0] if single else leaf, (x, parts))
-        return Solution(x, lam, rss, norm, result, bound)
-
-    def _result(self, lam: Array) -> Any:
-        result = self.spectrum.result(lam)
-        if not isinstance(self.spectrum, Spectrum):
-            return result
-        shared = self.spectrum.factor.checks.finite & _shared(self.problem.live)
-        return override(RESULTS.shared_null_space, jnp.broadcast_to(shared, self.problem.live.b.shape[1:]), result)
+        problem = self.problem
+        flat, *parts = problem.solver.solution(problem.live, self.spectrum, lam)
+        x = jax.vmap(problem.inputs.shaped, in_axes=1, out_axes=-1)(flat)
+        x, parts = jax.tree.map(lambda leaf: leaf[..., 0] if problem.single else leaf, (x, parts))
+        return Solution(x, lam, *parts)
 
 
 class Solution(eqx.Module):
@@ -93,6 +79,16 @@ class Solution(eqx.Module):
     error_bound: Float[Array, "*t"]
 
 
+class _Flat(NamedTuple):
+    """What a solver says of one λ, or of one for each target."""
+
+    x: Float[Array, "n t"]
+    rss: Float[Array, " t"]
+    norm: Float[Array, " t"]
+    result: Any
+    error_bound: Float[Array, " t"]
+
+
 class Direct(eqx.Module):
     """A as a matrix: ridge regression on AL⁺ with AW unpenalised, by QR and SVD; everything `Spectrum` can."""
 
@@ -105,10 +101,11 @@ class Direct(eqx.Module):
         unpenalized = tuple(range(norm.size, norm.size + free))
         return from_design(make_design(X, b, intercept=False, weights=live.weights, unpenalized=unpenalized))
 
-    def solution(self, live: Live, spectrum: Spectrum, lam: Array) -> Float[Array, "n t"]:
+    def solution(self, live: Live, spectrum: Spectrum, lam: Array) -> _Flat:
         w, size = spectrum.coef(lam), live.norm.size
         x = columns(live.norm.times, w[:size]) + matmul(live.norm.null, w[size:])
-        return x if live.x_ref is None else x + live.x_ref[:, None]
+        shared = jnp.broadcast_to(spectrum.factor.checks.finite & _shared(live), live.b.shape[1:])
+        return _exact(live, x, spectrum, lam, override(RESULTS.shared_null_space, shared, spectrum.result(lam)))
 
 
 class Diagonal(eqx.Module):
@@ -124,10 +121,17 @@ class Diagonal(eqx.Module):
             self.A.symbol.ravel(), z, penalty=None if self.gram is None else jnp.sqrt(self.gram.symbol.ravel())
         )
 
-    def solution(self, live: Live, spectrum: DiagonalSpectrum, lam: Array) -> Float[Array, "n t"]:
+    def solution(self, live: Live, spectrum: DiagonalSpectrum, lam: Array) -> _Flat:
         shape = self.A.symbol.shape
         x = columns(lambda z: self.A.synthesise(z.reshape(shape)).ravel(), spectrum.coef(lam))
-        return x if live.x_ref is None else x + live.x_ref[:, None]
+        return _exact(live, x, spectrum, lam, spectrum.result(lam))
+
+
+def _exact(live: Live, x: Float[Array, "n t"], spectrum: Any, lam: Array, result: Any) -> _Flat:
+    """With x measured from x₀, and nothing left open."""
+    rss = spectrum.rss(lam)
+    x = x if live.x_ref is None else x + live.x_ref[:, None]
+    return _Flat(x, rss, spectrum.norm(lam), result, jnp.zeros_like(rss))
 
 
 class GolubKahan(eqx.Module):
@@ -175,8 +179,8 @@ class GolubKahan(eqx.Module):
             max_steps=self.max_steps,
         )
 
-    def solution(self, live: Live, spectrum: ProjectedSpectrum, lam: Array) -> Float[Array, "n t"]:
-        return spectrum.coef(lam)
+    def solution(self, live: Live, spectrum: ProjectedSpectrum, lam: Array) -> _Flat:
+        return _Flat(*spectrum.solution(lam), spectrum.result(lam), spectrum.error_bound(lam))
 
 
 def _usual(tol: Array | None, dtype: Any, double: float) -> Array:
@@ -202,8 +206,9 @@ class PerLam(eqx.Module):
     def spectrum(self, live: Live, lams: Float[Array, " k"]) -> PerLamSpectrum:
         return PerLamSpectrum(live, _usual(self.tol, live.b.dtype, 1e-8), self.max_steps)
 
-    def solution(self, live: Live, spectrum: PerLamSpectrum, lam: Array) -> Float[Array, "n t"]:
-        return spectrum.coef(lam)
+    def solution(self, live: Live, spectrum: PerLamSpectrum, lam: Array) -> _Flat:
+        found = spectrum.solution(lam)
+        return _Flat(*found, jnp.zeros_like(found[1]))
 
 
 def problem_of(

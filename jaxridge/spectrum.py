@@ -32,7 +32,7 @@ from jaxridge._kernel import (
     from_kernel_mixed,
     from_kernel_tridiagonal,
 )
-from jaxridge._numerics import exponent, log2, matmul, poison, power_of_two, safe_divide
+from jaxridge._numerics import exponent, log2, matmul, poison, power_of_two, safe_divide, safe_sqrt
 from jaxridge._result import RESULTS, first_failure
 from jaxridge._types import Array, Bool, Float, Lam
 from jaxridge.design import Beyond, Design, make_design, standard_form
@@ -106,8 +106,7 @@ class Spectrum(eqx.Module):
         w = self.penalised(lam)
         # In units of the largest entry: squares of 1e±200 leave the range of the dtype.
         unit = power_of_two(exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(w)), axis=0, initial=0.0)), w.dtype)
-        squared = jnp.sum(jnp.square(w / unit[None, :]), axis=0)
-        return jnp.where(squared == 0, 0.0, unit * jnp.sqrt(jnp.where(squared == 0, 1.0, squared)))
+        return unit * safe_sqrt(jnp.sum(jnp.square(w / unit[None, :]), axis=0))
 
     def dof(self, lam: Lam) -> Lam:
         """Effective degrees of freedom Σf, the trace of the hat matrix; unpenalised columns count one each."""
