@@ -64,6 +64,7 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return L, matmul(L, jnp.tril(inner) - 0.5 * jnp.diag(jnp.diagonal(inner)))
 
 
+@eqx.filter_jit
 def nystroem(
     kernel: Kernel, points: Any, rank: int, *, key: Array, weights: Float[Array, " n"] | None = None
 ) -> NystroemFeatures:
@@ -94,6 +95,7 @@ def nystroem(
     return _at(kernel, points, pivoted_cholesky(diagonal, columns, rank, key))
 
 
+@eqx.filter_jit
 def nystroem_at(kernel: Kernel, centres: Any) -> NystroemFeatures:
     """Nyström features at given centres, put in the order of their largest pivots; repeated ones add nothing.
 

@@ -111,11 +111,13 @@ class Posterior(eqx.Module):
         """The fit itself."""
         return self.fit.predict(X)
 
+    @eqx.filter_jit
     def variance(self, X: Any) -> Float[Array, "m *t"]:
         """Variance of f(x) + b at each new point; that of a new measurement is larger by σ²."""
         reduced = self._reduced(X, lambda across, solved: jnp.sum(across * solved, axis=0))
         return self._scaled(jnp.maximum(self.fit.kernel.diagonal(X) - reduced, 0.0))
 
+    @eqx.filter_jit
     def covariance(self, X: Any) -> Float[Array, "m m *t"]:
         """Covariance of f(x) + b between new points."""
         return self._scaled(

@@ -56,11 +56,19 @@ class Uncertainty(eqx.Module):
         flat, restore = ravel_pytree(self.value)
         centre = predict(self.value)
         G = jax.jacfwd(lambda x: jnp.ravel(predict(restore(x))))(flat)
-        variance = jnp.sum(matmul(G, self.covariance) * G, axis=1) + more
-        half = student(level, self.dof) * jnp.sqrt(variance).reshape(jnp.shape(centre))
-        return centre, centre - half, centre + half
+        return _band(centre, G, self.covariance, more, student(level, self.dof))
 
 
+@jax.jit
+def _band(
+    centre: Array, G: Float[Array, "p n"], covariance: Float[Array, "n n"], more: Scalar, t: Scalar
+) -> tuple[Array, Array, Array]:
+    """The curve, and t standard deviations to either side of it."""
+    half = t * jnp.sqrt(jnp.sum(matmul(G, covariance) * G, axis=1) + more).reshape(jnp.shape(centre))
+    return centre, centre - half, centre + half
+
+
+@eqx.filter_jit
 def uncertainty(
     residual: Callable[[Any, Any], Any], solution: Solution, args: Any = None, *, sigma: Any = None
 ) -> Uncertainty:
@@ -110,7 +118,8 @@ def uncertainty(
     return Uncertainty(solution.value, jnp.square(sigma) * covariance, sigma, dof)
 
 
-def student(level: float, dof: Scalar) -> Scalar:
+@jax.jit
+def student(level: Any, dof: Scalar) -> Scalar:
     """The t with P(|T| ≤ t) = level for Student's distribution; normal where dof is infinite.
 
     P(|T| > t) = I_{ν/(ν+t²)}(ν/2, ½), solved for log t. Equals ``scipy.stats.t.ppf((1 + level)/2, dof)``.

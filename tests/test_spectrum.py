@@ -4,7 +4,7 @@ The bounds are those of first-order perturbation theory for an X̂ and ŷ that m
 c = 2(n + d): twice the sum of the lengths of the inner products that lie on the way.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,8 @@ def everything(design, lams):
             "norm",
         )
         values = {exit: getattr(spectrum, exit)(lam) for exit in exits}
-        return {**values, "gcv": select.gcv(design, spectrum, lam), "result": spectrum.result(lam)}
+        coef, _ = design.split(values["coef"])
+        return {**values, "coef": coef, "gcv": select.gcv(design, spectrum, lam), "result": spectrum.result(lam)}
 
     return jax.vmap(one)(lams)
 
@@ -79,8 +80,7 @@ def test_every_exit_within_its_condition(name, dtype):
             bound = float(reference.coefficient_bound(system, want, lam, reference.mpf(unit)))
             noise, growth = float(sizes.kappa(lam)) * unit, float(sizes.growth)
             size = float(reference.norm(want.penalised))
-            coef, intercept = design.split(got["coef"][k])
-            off = floats(want.coef)[system.kept] - np.asarray(coef)[system.kept, t]
+            off = floats(want.coef)[system.kept] - got["coef"][k][system.kept, t]
             off = float(
                 reference.norm(
                     [reference.mpf(x) * reference.mp.sqrt(reference.big(p)) for x, p in zip(off, system.P, strict=True)]
@@ -123,18 +123,24 @@ def test_leave_one_out_over_the_zoo(name):
         close(got[problem.lams.index(lam), :, 0], want, noise * np.max(np.abs(want)), f"leave-one-out at {lam}")
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def some(factorise, exits, design, lams):
+    """Some exits at every λ, by some factorisation."""
+    spectrum = factorise(design)
+    of = {"gcv": partial(select.gcv, spectrum.design, spectrum)}
+    return jax.vmap(lambda lam: {exit: of.get(exit, getattr(spectrum, exit, None))(lam) for exit in exits})(lams)
+
+
 @pytest.mark.parametrize("options", [{}, {"intercept": False}, {"standardize": True, "unpenalized": (1,)}])
 @pytest.mark.parametrize("name", ["tall", "wide", "weights and penalty"])
 def test_gcv_and_dof_of_the_hat_matrix(name, options):
     problem = ZOO[name]
     options = {**{k: v for k, v in problem.options.items() if k != "unpenalized"}, **options}
-    design = make_design(problem.X, problem.y, **options)
-    for lam in (1e-3, 1.0, 1e3):
-        spectrum = from_design(design)
-        trace = np.trace(oracles.hat(problem.X, lam, **options))
-        np.testing.assert_allclose(spectrum.dof(jnp.asarray(lam)), trace, rtol=1e-10)
-        want = oracles.gcv(problem.X, problem.y, lam, **options)
-        np.testing.assert_allclose(select.gcv(design, spectrum, jnp.asarray(lam)), want, rtol=1e-10)
+    lams = np.array([1e-3, 1.0, 1e3])
+    got = some(from_design, ("dof", "gcv"), make_design(problem.X, problem.y, **options), lams)
+    for k, lam in enumerate(lams):
+        np.testing.assert_allclose(got["dof"][k], np.trace(oracles.hat(problem.X, lam, **options)), rtol=1e-10)
+        np.testing.assert_allclose(got["gcv"][k], oracles.gcv(problem.X, problem.y, lam, **options), rtol=1e-10)
 
 
 @pytest.mark.parametrize("factorise", [from_gram, from_cholesky])
@@ -143,15 +149,17 @@ def test_gram_routes_to_the_condition_squared(factorise, shape):
     """Coefficients, rss and dof within c eps κ_λ² of the accurate route, whose own error is of the order of κ_λ."""
     rng = np.random.default_rng(4)
     design = make_design(conditioned(*shape, 1e4, rng), rng.standard_normal((shape[0], 2)), intercept=False)
-    for lam in map(jnp.asarray, (1e-6, 1e-2, 1.0, 1e4)):
-        accurate, other = from_design(design), factorise(design)
+    lams = np.array([1e-6, 1e-2, 1.0, 1e4])
+    sizes = {"coef": 0.0, "rss": 0.0, "dof": min(shape)}
+    accurate, other = (some(route, (*sizes, "result"), design, lams) for route in (from_design, factorise))
+    assert np.all(np.asarray(other["result"] == RESULTS.successful))
+    for k, lam in enumerate(lams):
         allowed = 2 * sum(shape) * np.finfo(float).eps * (1 + lam) / (1e-8 + lam)
-        for exit, size in (("coef", 0.0), ("rss", 0.0), ("dof", min(shape))):
-            want = np.asarray(getattr(accurate, exit)(lam))
+        for exit, size in sizes.items():
+            want = np.asarray(accurate[exit][k])
             # The basis that from_gram makes for the rows of X knows nothing of λ.
-            here = 2 * sum(shape) * np.finfo(float).eps * 1e8 if exit == "rss" else float(allowed)
-            close(getattr(other, exit)(lam), want, here * max(np.max(np.abs(want)), size), f"{exit} at {lam}")
-        assert np.all(np.asarray(other.result(lam) == RESULTS.successful))
+            here = 2 * sum(shape) * np.finfo(float).eps * 1e8 if exit == "rss" else allowed
+            close(other[exit][k], want, here * max(np.max(np.abs(want)), size), f"{exit} at {lam}")
 
 
 def test_gram_routes_flag_a_lam_below_their_resolution():
@@ -159,8 +167,9 @@ def test_gram_routes_flag_a_lam_below_their_resolution():
     rng = np.random.default_rng(4)
     X, y = conditioned(12, 4, 1e12, rng), rng.standard_normal(12)
     design = make_design(X, y, intercept=False)
-    assert np.all(np.asarray(from_cholesky(design).result(jnp.asarray(1e-20)) == RESULTS.unresolved))
-    assert np.all(np.asarray(from_gram(design).result(jnp.asarray(1e-20)) == RESULTS.unresolved))
+    for route in (from_cholesky, from_gram):
+        result = some(route, ("result",), design, np.array([1e-20]))["result"]
+        assert np.all(np.asarray(result == RESULTS.unresolved))
 
 
 def test_a_triangle_is_the_whole_problem():
@@ -173,18 +182,18 @@ def test_a_triangle_is_the_whole_problem():
     options = {"unpenalized": (0,), "penalty": np.append(1.0, penalty)}
     triangle = from_triangle(R, Q.T @ y, rows=30, rss=rss, **options)
     whole = from_design(make_design(A, y, intercept=False, **options))
-    for lam in map(jnp.asarray, (0.0, 1e-3, 1.0, np.inf)):
-        for exit in ("coef", "rss", "dof", "residual_dof", "logdet", "norm"):
-            want = np.asarray(getattr(whole, exit)(lam))
-            np.testing.assert_allclose(getattr(triangle, exit)(lam), want, rtol=1e-11, atol=1e-13, err_msg=exit)
-        gcv = select.gcv(triangle.design, triangle, lam)
-        np.testing.assert_allclose(gcv, select.gcv(whole.design, whole, lam), rtol=1e-11)
+    lams, exits = np.array([0.0, 1e-3, 1.0, np.inf]), ("coef", "rss", "dof", "residual_dof", "logdet", "norm", "gcv")
+    got, want = (some(lambda spectrum: spectrum, exits, spectrum, lams) for spectrum in (triangle, whole))
+    for exit in exits:
+        np.testing.assert_allclose(got[exit], want[exit], rtol=1e-11, atol=1e-13, err_msg=exit)
     for exit in ("residual", "one_minus_leverage", "loo_residual"):
         with pytest.raises(ValueError, match=f"{exit} needs the rows of X.*gcv"):
             getattr(triangle, exit)(jnp.asarray(1.0))
 
 
 # Kernels.
+
+EXITS = ("dual_coef", "residual", "rss", "squared_norm", "dof", "one_minus_leverage", "loo_residual", "logdet")
 
 
 def kernel(n=7, rank=None):
@@ -197,49 +206,45 @@ def kernel(n=7, rank=None):
 def test_kernel_against_dense_algebra(scale):
     """Coefficients, residuals, leverages, refits and evidence of (K + λI)α = y, in any units of K."""
     K, y = kernel()
-    spectrum = from_kernel(jnp.asarray(scale * K), jnp.asarray(y))
-    for lam in (1e-3, 1.0, 1e3):
+    lams = np.array([1e-3, 1.0, 1e3])
+    got = some(lambda K: from_kernel(K, y), (*EXITS, "result"), scale * K, scale * lams)
+    assert np.all(np.asarray(got["result"] == RESULTS.successful))
+    for k, lam in enumerate(lams):
         G = np.linalg.inv(K + lam * np.eye(7))
-        at = jnp.asarray(scale * lam)
-        np.testing.assert_allclose(spectrum.dual_coef(at) * scale, G @ y, rtol=1e-9)
-        np.testing.assert_allclose(spectrum.residual(at), lam * G @ y, rtol=1e-9)
-        np.testing.assert_allclose(spectrum.rss(at), np.sum((lam * G @ y) ** 2, axis=0), rtol=1e-9)
-        np.testing.assert_allclose(spectrum.squared_norm(at) * scale, np.sum((G @ y) * (K @ G @ y), axis=0), rtol=1e-9)
-        np.testing.assert_allclose(spectrum.dof(at), np.trace(K @ G), rtol=1e-9)
-        np.testing.assert_allclose(spectrum.one_minus_leverage(at)[:, 0], lam * np.diag(G), rtol=1e-9)
-        np.testing.assert_allclose(spectrum.logdet(at), np.linalg.slogdet(np.eye(7) + K / lam)[1], rtol=1e-9)
+        np.testing.assert_allclose(got["dual_coef"][k] * scale, G @ y, rtol=1e-9)
+        np.testing.assert_allclose(got["residual"][k], lam * G @ y, rtol=1e-9)
+        np.testing.assert_allclose(got["rss"][k], np.sum((lam * G @ y) ** 2, axis=0), rtol=1e-9)
+        np.testing.assert_allclose(got["squared_norm"][k] * scale, np.sum((G @ y) * (K @ G @ y), axis=0), rtol=1e-9)
+        np.testing.assert_allclose(got["dof"][k], np.trace(K @ G), rtol=1e-9)
+        np.testing.assert_allclose(got["one_minus_leverage"][k][:, 0], lam * np.diag(G), rtol=1e-9)
+        np.testing.assert_allclose(got["logdet"][k], np.linalg.slogdet(np.eye(7) + K / lam)[1], rtol=1e-9)
         for i in range(7):
             rest = np.arange(7) != i
             alpha = np.linalg.solve(K[np.ix_(rest, rest)] + lam * np.eye(6), y[rest])
-            np.testing.assert_allclose(spectrum.loo_residual(at)[i], y[i] - K[i, rest] @ alpha, rtol=1e-8)
-        assert np.all(np.asarray(spectrum.result(at) == RESULTS.successful))
+            np.testing.assert_allclose(got["loo_residual"][k][i], y[i] - K[i, rest] @ alpha, rtol=1e-8)
 
 
 def test_kernel_at_the_ends_of_lam():
     """λ = 0 fits what K spans and says so; λ = ∞ fits nothing."""
     K, y = kernel(rank=3)
-    spectrum = from_kernel(jnp.asarray(K), jnp.asarray(y))
+    both = some(lambda K: from_kernel(K, y), (*EXITS, "result"), K, np.array([0.0, np.inf]))
+    exact, far = (jax.tree.map(lambda x, k=k: x[k], both) for k in range(2))
     outside = np.eye(7) - K @ np.linalg.pinv(K, rcond=1e-10)
-    none, all_of_it = jnp.asarray(np.inf), jnp.asarray(0.0)
-    np.testing.assert_allclose(spectrum.residual(all_of_it), outside @ y, atol=1e-12)
-    np.testing.assert_allclose(spectrum.one_minus_leverage(all_of_it)[:, 0], np.diag(outside), atol=1e-12)
-    np.testing.assert_allclose(spectrum.dof(all_of_it), 3.0, rtol=1e-12)
-    np.testing.assert_allclose(spectrum.dual_coef(all_of_it), np.linalg.pinv(K, rcond=1e-10) @ y, atol=1e-10)
-    loo = spectrum.loo_residual(all_of_it)
+    np.testing.assert_allclose(exact["residual"], outside @ y, atol=1e-12)
+    np.testing.assert_allclose(exact["one_minus_leverage"][:, 0], np.diag(outside), atol=1e-12)
+    np.testing.assert_allclose(exact["dof"], 3.0, rtol=1e-12)
+    np.testing.assert_allclose(exact["dual_coef"], np.linalg.pinv(K, rcond=1e-10) @ y, atol=1e-10)
+    loo = exact["loo_residual"]
     np.testing.assert_allclose(loo, (outside @ y) / np.diag(outside)[:, None], rtol=1e-9)
-    assert float(spectrum.logdet(all_of_it)) == np.inf
-    assert np.all(np.asarray(spectrum.result(all_of_it) == RESULTS.unresolved))
-    for got in (spectrum.residual(none), spectrum.loo_residual(none)):
+    assert float(exact["logdet"]) == np.inf
+    assert np.all(np.asarray(exact["result"] == RESULTS.unresolved))
+    for got in (far["residual"], far["loo_residual"]):
         np.testing.assert_allclose(got, y, rtol=1e-13)
-    assert np.all(np.asarray(spectrum.dual_coef(none)) == 0)
-    assert float(spectrum.dof(none)) == float(spectrum.logdet(none)) == 0.0
+    assert np.all(np.asarray(far["dual_coef"]) == 0)
+    assert float(far["dof"]) == float(far["logdet"]) == 0.0
 
 
-EXITS = ("dual_coef", "residual", "rss", "squared_norm", "dof", "one_minus_leverage", "loo_residual", "logdet")
-
-
-@pytest.mark.parametrize("exit", EXITS)
-def test_kernel_derivatives(exit):
+def test_kernel_derivatives():
     """First and second derivatives along K, y and λ are those of a dense inverse."""
     K, y = map(jnp.asarray, kernel())
     dK = jnp.asarray(kernel(7, 2)[0])
@@ -248,7 +253,7 @@ def test_kernel_derivatives(exit):
         k, lam, target = K + h[0] * dK, 0.5 + h[1], y * (1.0 + h[2])
         G = jnp.linalg.inv(k + lam * jnp.eye(7))
         alpha = G @ target
-        values = {
+        return {
             "dual_coef": alpha,
             "residual": lam * alpha,
             "rss": jnp.sum((lam * alpha) ** 2, axis=0),
@@ -258,14 +263,16 @@ def test_kernel_derivatives(exit):
             "loo_residual": alpha / jnp.diagonal(G)[:, None],
             "logdet": jnp.linalg.slogdet(jnp.eye(7) + k / lam)[1],
         }
-        return values[exit]
 
     def ours(h):
-        return getattr(from_kernel(K + h[0] * dK, y * (1.0 + h[2])), exit)(0.5 + h[1])
+        spectrum = from_kernel(K + h[0] * dK, y * (1.0 + h[2]))
+        return {exit: getattr(spectrum, exit)(0.5 + h[1]) for exit in EXITS}
 
     at = jnp.zeros(3)
     for derivative in (lambda f: f, jax.jacfwd, jax.jacrev, jax.hessian):
-        np.testing.assert_allclose(jax.jit(derivative(ours))(at), jax.jit(derivative(dense))(at), rtol=1e-8, atol=1e-9)
+        got, want = (jax.jit(derivative(f))(at) for f in (ours, dense))
+        for exit in EXITS:
+            np.testing.assert_allclose(got[exit], want[exit], rtol=1e-8, atol=1e-9, err_msg=exit)
 
 
 @pytest.mark.parametrize(("last", "code"), [(-0.5, "indefinite_kernel"), (np.nan, "nonfinite_kernel")])
