@@ -1,6 +1,7 @@
 """Derivatives from the condition that defines the answer, never through a factorisation or a loop."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -42,10 +43,11 @@ def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[...,
             return live(*jax.tree.unflatten(tree, filled))
 
         _, tangent = jax.jvp(along, [leaves[i] for i in moving], [dleaves[i] for i in moving])
-        return attached(*primals), tangent
+        return whole(*primals), tangent
 
     attached.defjvp(rule, symbolic_zeros=True)
-    return jax.jit(attached)
+    whole = jax.jit(attached)
+    return whole
 
 
 def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,13 +59,19 @@ def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Calla
     def slope(fn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda arrays, lam: jax.jvp(lambda lam: fn(arrays, lam), (lam,), (jnp.ones_like(lam),))[1]
 
+    @cache
+    def slopes() -> Callable[..., Any]:
+        return attach_columns(slope(value), slope(live))
+
     @jax.custom_jvp
     def attached(arrays: Any, lam: Array) -> Any:
         return value(arrays, lam)
 
+    whole = jax.jit(attached)
+
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         (arrays, lam), (d_arrays, d_lam) = primals, tangents
-        out = attached(arrays, lam)
+        out = whole(arrays, lam)
         tangent = jax.tree.map(jnp.zeros_like, out)
         leaves, tree = jax.tree.flatten(arrays)
         d_leaves = tree.flatten_up_to(d_arrays)
@@ -78,12 +86,12 @@ def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Calla
             tangent = jax.tree.map(jnp.add, tangent, change)
         if moves(d_lam):
             # The direction stays outside: a rule of its own inside of what is linear in it would be lost.
-            change = attach_columns(slope(value), slope(live))(arrays, lam)
+            change = slopes()(arrays, lam)
             tangent = jax.tree.map(lambda t, v: t + v * jnp.broadcast_to(d_lam, v.shape), tangent, change)
         return out, tangent
 
     attached.defjvp(rule, symbolic_zeros=True)
-    return jax.jit(attached)
+    return whole
 
 
 def still(tree: Any) -> Any:

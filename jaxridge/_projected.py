@@ -10,6 +10,7 @@ live, with tangent systems solved by conjugate gradients that the same Krylov sp
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import equinox as eqx
@@ -248,11 +249,8 @@ class ProjectedSpectrum(eqx.Module):
     def _exit(self, value: Callable[..., Any], live: Callable[..., Any], lam: Float[Array, " c"]) -> Any:
         """``value`` with the derivatives of ``live``, a column for each λ."""
         arrays, static = eqx.partition(self, eqx.is_array)
-
-        def of(fn: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda arrays, lam: fn(eqx.combine(arrays, static), lam)
-
-        return attach_columns(of(value), of(live))(arrays, lam)
+        leaves, tree = jax.tree.flatten(static)
+        return _attached(value, live, tuple(leaves), tree)(arrays, lam)
 
     def _system(self, lam: Float[Array, " c"]) -> Callable[[Array], tuple[Array, krylov.Stats]]:
         """g ↦ x with (AᵀωA + λLᵀL)x = g, frozen, by conjugate gradients in u."""
@@ -303,6 +301,17 @@ class ProjectedSpectrum(eqx.Module):
             return jnp.mean(jnp.sum(Z * (Z - root * columns(live.A, x)), axis=0))
 
         return jax.vmap(one)(lams)
+
+
+@lru_cache(maxsize=64)
+def _attached(value: Callable, live: Callable, leaves: tuple[Any, ...], tree: Any) -> Callable[..., Any]:
+    """One function for each kind of spectrum, so that rules which ask for the same exits share what is traced."""
+    static = jax.tree.unflatten(tree, leaves)
+
+    def of(fn: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda arrays, lam: fn(eqx.combine(arrays, static), lam)
+
+    return attach_columns(of(value), of(live))
 
 
 class PerLamSpectrum(eqx.Module):

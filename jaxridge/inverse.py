@@ -362,32 +362,43 @@ def _all(factored: Factored, lams: Float[Array, " k"]) -> Path:
 
 @eqx.filter_jit
 def _cv(problem: Problem, lams: Array | None, rule: Any, per_target: bool, refine: bool) -> Choice:
-    factored, lams = _factor(problem, lams)
-    return _choice(_all(factored, lams), rule, per_target, refine)
+    path = _all(*_factor(problem, lams))
+    found = _search(path, rule, per_target, refine)
+    return _choice(path, rule, found, path.factored.at(found.lam), per_target)
 
 
 @eqx.filter_jit
 def _compare(problem: Problem, lams: Array | None, rules: dict[str, Any]) -> dict[str, Choice]:
     path = _all(*_factor(problem, lams))
-    return {name: _choice(path, rule, False, True) for name, rule in rules.items()}
+    found = {name: _search(path, rule, False, True) for name, rule in rules.items()}
+    # One program for all of their solutions.
+    fits = jax.vmap(path.factored.at)(jnp.stack([each.lam for each in found.values()]))
+    return {
+        name: _choice(path, rules[name], found[name], jax.tree.map(lambda x, i=i: x[i], fits), False)
+        for i, name in enumerate(rules)
+    }
 
 
-def _choice(path: Path, rule: Any, per_target: bool, refine: bool) -> Choice:
-    """A rule on a path."""
-    factored, lams, spectrum = path.factored, path.lams, path.factored.spectrum
-    solved, judged = jnp.ones_like(path.rss, bool), rule
+def _search(path: Path, rule: Any, per_target: bool, refine: bool) -> select.Found:
+    """What a rule takes from a path."""
+    spectrum, single = path.factored.spectrum, path.factored.problem.single
+    if isinstance(spectrum, ProjectedSpectrum) and not isinstance(rule, select.Discrepancy):
+        rule = _Solved(rule)
+    return select.search(rule, spectrum, path.lams, select.lowest, per_target, refine, plan.MEMORY, single)
+
+
+def _choice(path: Path, rule: Any, found: select.Found, fit: Solution, per_target: bool) -> Choice:
+    """What was found, with what a reader should know of it."""
+    lams, spectrum = path.lams, path.factored.spectrum
+    solved = jnp.ones_like(path.rss, bool)
     if isinstance(spectrum, ProjectedSpectrum):
         solved = (path.error_bound <= spectrum.tol).reshape(path.rss.shape)
-        judged = rule if isinstance(rule, select.Discrepancy) else _Solved(rule)
-    single = factored.problem.single
-    found = select.search(judged, spectrum, lams, select.lowest, per_target, refine, plan.MEMORY, single)
-    columns = solved[:, None] if single else solved
+    columns = solved[:, None] if path.factored.problem.single else solved
     known = columns if per_target else jnp.all(columns, axis=1, keepdims=True)
     below = jax.vmap(_unsolved_below, in_axes=(None, 1, 0))(lams, known, jnp.atleast_1d(found.lam))
-    fit = factored.at(found.lam)
+    below = below.reshape(found.lam.shape)
     if isinstance(rule, select.Discrepancy):
         fit = eqx.tree_at(lambda fit: fit.result, fit, _outcome(found.lam, fit.result, fit.rss.shape))
-    below = below.reshape(found.lam.shape)
     return Choice(found.lam, lams, found.scores, found.index, found.at_edge, below, fit, path)
 
 
