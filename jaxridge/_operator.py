@@ -58,22 +58,33 @@ class Operator(lx.AbstractLinearOperator):
             raise ValueError(f"vector has shape {x.shape}; {type(self).__name__} takes {self.domain.shape}.")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"vector is {x.dtype}; give a real floating one (of a complex x, x.real and x.imag).")
-        return self.apply(x)
+        return _product(self, x)
 
     def transpose(self) -> "Operator":
         return self if self.symmetric else Transpose(self.codomain, self.domain, self)
 
     def as_matrix(self) -> Float[Array, "m n"]:
-        def column(e: Array) -> Array:
-            return self.apply(e.reshape(self.domain.shape)).ravel()
-
-        return jax.vmap(column, out_axes=1)(jnp.eye(self.in_size(), dtype=self.domain.dtype))
+        return _entries(self)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return self.domain
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.codomain
+
+
+@eqx.filter_jit
+def _product(operator: Operator, x: Array) -> Array:
+    """Compiled as a whole also where it is called on its own."""
+    return operator.apply(x)
+
+
+@eqx.filter_jit
+def _entries(operator: Operator) -> Float[Array, "m n"]:
+    def column(e: Array) -> Array:
+        return operator.apply(e.reshape(operator.domain.shape)).ravel()
+
+    return jax.vmap(column, out_axes=1)(jnp.eye(operator.in_size(), dtype=operator.domain.dtype))
 
 
 class Transpose(Operator):

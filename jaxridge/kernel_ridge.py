@@ -9,6 +9,7 @@ noise variance σ²: λ = σ²/s²; Falkon ``penalty`` = λ/n; least-squares sup
 targets of ±1, γ = 1/λ.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from jaxridge._large import Iterative, LargePath, LargeSolver, Nystroem
 from jaxridge._numerics import matmul
 from jaxridge._types import Array, Float
 from jaxridge.design import Terms, as_floats
-from jaxridge.kernels import Kernel
+from jaxridge.kernels import Kernel, Precomputed
 from jaxridge.ridge import Choice, as_lam, as_lams, squeeze
 from jaxridge.spectrum import KernelSpectrum, from_kernel, from_kernel_cholesky, from_kernel_tridiagonal
 
@@ -370,6 +371,13 @@ def as_points(name: str, points: Any) -> Any:
 def _solver(
     solver: Solver | None, kernel: Kernel, problem: KernelProblem, lams: int, memory: int, leverages: bool = False
 ) -> Solver:
+    parts = jax.tree.leaves(kernel, is_leaf=lambda part: isinstance(part, Precomputed))
+    precomputed = any(isinstance(part, Precomputed) for part in parts)
+    if precomputed and isinstance(solver, LargeSolver):
+        raise ValueError(
+            f"solver is {type(solver).__name__}, which needs k(x, z) of pairs of points, and a precomputed kernel has "
+            "none; leave solver out, or pass the kernel as a function with kernels.Pairwise."
+        )
     if solver is not None:
         return solver
     route = plan.kernel(
@@ -379,7 +387,8 @@ def _solver(
         leverages=leverages,
         definite=kernel.definite,
         backend=jax.default_backend(),
-        memory=memory,
+        # A matrix that is there already needs no solver that does without one.
+        memory=sys.maxsize if precomputed else memory,
     ).route
     dense = {"cholesky": from_kernel_cholesky, "tridiagonal": from_kernel_tridiagonal, "eigen": from_kernel}
     if route in dense:

@@ -54,11 +54,13 @@ class Problem(eqx.Module):
     b: Array  # (m,), or in the shape of what the operator gives
     name: str = eqx.field(static=True)
 
+    @eqx.filter_jit
     def noisy(self, key: Array, level: Any) -> Array:
         """b + e, with white Gaussian noise e scaled to ‖e‖ = level·‖b‖ exactly; the same noise for the same key."""
         e = jax.random.normal(key, self.b.shape, self.b.dtype)
         return self.b + e * (level * _norm(self.b) / _norm(e))
 
+    @eqx.filter_jit
     def noise_sd(self, level: Any) -> Scalar:
         """The standard deviation of one entry of that noise, level·‖b‖/√m."""
         return level * _norm(self.b) / self.b.size**0.5
