@@ -12,6 +12,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+	@mkdir -p .cache/jax
 
 # Every input of the census, of which `make test` judges a third.
 census: .venv/installed-dev

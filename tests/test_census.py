@@ -56,7 +56,7 @@ class Worker:
         self.connection, child = context.Pipe(duplex=False)
         self.process = context.Process(target=work, args=(child, dtype, self.tasks), daemon=True)
         # Programs as users run them: with the optimisation that conftest.py turns off.
-        with unittest.mock.patch.dict(os.environ, XLA_FLAGS=""):
+        with unittest.mock.patch.dict(os.environ, XLA_FLAGS="--xla_cpu_parallel_codegen_split_count=1"):
             self.process.start()
         child.close()
         self.warm = set()
