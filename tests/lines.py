@@ -24,10 +24,15 @@ def check_derivatives(f, args, *, rtol, atol=0.0, order=2, step=2e-3, reverse_tw
         )
 
     def orders(h):
-        forward, reverse = jax.jacfwd(line), jax.grad(line)
-        first, second = [forward, reverse], [jax.jacfwd(forward), jax.jacfwd(reverse), jax.grad(reverse)]
-        second = second[: 2 + reverse_twice] if order == 2 else []
-        return line(h), [of(h) for of in first], [of(h) for of in second]
+        """The value, first derivatives forward and reverse, second ones forward over each and reverse twice."""
+        along = (h,), (jnp.ones_like(h),)
+        forward, reverse = lambda h: jax.jvp(line, (h,), (jnp.ones_like(h),)), jax.value_and_grad(line)
+        if order == 1:
+            value, first = forward(h)
+            return value, [first, reverse(h)[1]], []
+        (value, first), (_, twice) = jax.jvp(forward, *along)
+        (_, slope), (_, mixed) = jax.jvp(reverse, *along)
+        return value, [first, slope], [twice, mixed] + [jax.grad(jax.grad(line))(h)] * reverse_twice
 
     program = jax.jit(orders)
     around = [program(step * k) for k in (-2.0, -1.0, 1.0, 2.0)]

@@ -15,7 +15,7 @@ import reference
 from problems import ZOO, conditioned
 
 from jaxridge import RESULTS, select
-from jaxridge.design import make_design
+from jaxridge.design import checked, design_of, make_design
 from jaxridge.spectrum import from_cholesky, from_design, from_gram, from_kernel, from_triangle
 
 CASES = [(name, dtype) for name, problem in ZOO.items() for dtype in ("float64", "float32")[: 1 + problem.single]]
@@ -137,7 +137,8 @@ def test_gcv_and_dof_of_the_hat_matrix(name, options):
     problem = ZOO[name]
     options = {**{k: v for k, v in problem.options.items() if k != "unpenalized"}, **options}
     lams = np.array([1e-3, 1.0, 1e3])
-    got = some(from_design, ("dof", "gcv"), make_design(problem.X, problem.y, **options), lams)
+    data, terms = checked(problem.X, problem.y, **options)
+    got = some(lambda data: from_design(design_of(data, terms)), ("dof", "gcv"), data, lams)
     for k, lam in enumerate(lams):
         np.testing.assert_allclose(got["dof"][k], np.trace(oracles.hat(problem.X, lam, **options)), rtol=1e-10)
         np.testing.assert_allclose(got["gcv"][k], oracles.gcv(problem.X, problem.y, lam, **options), rtol=1e-10)
