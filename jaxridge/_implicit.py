@@ -176,8 +176,7 @@ def implicit_solution(
     """
 
     def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
-        if transpose_solve is None:
-            return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), symmetric=True)
-        return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), lambda _, b: transpose_solve(b))
+        transpose = None if transpose_solve is None else (lambda _, b: transpose_solve(b))
+        return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), transpose, transpose is None)
 
     return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)

@@ -34,6 +34,7 @@ class KernelSpectrum(eqx.Module):
     design: KernelDesign
     form: KernelForm
     factor: Factor
+    z: Float[Array, "p t"]  # ỹ in the coordinates of the factor, for all λ
 
     def dual_coef(self, lam: Lam) -> Float[Array, "n t"]:
         """α; predictions are the kernel between new points and the old ones, times α, plus the intercept."""
@@ -48,8 +49,8 @@ class KernelSpectrum(eqx.Module):
         return _residual(self, lam)
 
     def rss(self, lam: Lam) -> Float[Array, " t"]:
-        """Weighted residual sum of squares."""
-        return jnp.sum(self.design.weigh(jnp.square(self.residual(lam))), axis=0)
+        """Weighted residual sum of squares, which needs no way back from the coordinates of the factor."""
+        return _rss(self, lam)
 
     def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
         """αᵀKα, the squared norm in the space of the kernel."""
@@ -161,7 +162,8 @@ def _factored(factor: Any, K: Any, y: Any, weights: Any, intercept: bool) -> Ker
         raise ValueError(f"weights has shape {weights.shape}; one weight for each point is needed: {K.shape[:1]}.")
     design = KernelDesign(K, y, weights, Terms(intercept, False, (), False))
     form, reduced = kernel_form(design)
-    return KernelSpectrum(design, form, jax.lax.stop_gradient(factor(form, reduced)))
+    factor = jax.lax.stop_gradient(factor(form, reduced))
+    return KernelSpectrum(design, form, factor, factor.coordinates(form, form.lift(form.y)))
 
 
 def _bordered(spectrum: KernelSpectrum, lam: Array, a: Array, s: Array) -> tuple[Array, Array]:
@@ -220,13 +222,8 @@ def _live_solution(spectrum: KernelSpectrum, lam: Lam) -> tuple[Array, Array]:
 
 def _gamma(spectrum: KernelSpectrum, lam: Lam) -> Array:
     """The frozen γ, in units of K̃."""
-    form = spectrum.form
-    return spectrum.factor.solve(form, form.mu(lam), _reduced(form))
-
-
-def _reduced(form: KernelForm) -> Float[Array, "n t"]:
-    """ỹ in all rows."""
-    return form.lift(form.y)
+    form, factor = spectrum.form, spectrum.factor
+    return factor.back(form, factor.within(form.mu(lam), spectrum.z))
 
 
 def _dual_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -252,8 +249,8 @@ def _fitted_rows(spectrum: KernelSpectrum, lam: Lam, scaled: Array) -> Array:
 
 
 def _residual_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
-    form = spectrum.form
-    return _fitted_rows(spectrum, lam, spectrum.factor.damped(form, form.mu(lam), _reduced(form)))
+    form, factor = spectrum.form, spectrum.factor
+    return _fitted_rows(spectrum, lam, factor.back(form, factor.damped(form.mu(lam), spectrum.z)))
 
 
 def _residual_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -261,9 +258,20 @@ def _residual_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
     return spectrum.design.y - matmul(spectrum.design.K, alpha) - b[None, :]
 
 
+def _rss_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    """Rows of weight zero have no part in it: their ỹ is 0."""
+    form = spectrum.form
+    squares = jnp.square(spectrum.factor.damped(form.mu(lam), spectrum.z))
+    return jnp.sum(squares, axis=0) * (form.damping_scale / form.scale)
+
+
+def _rss_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
+    return jnp.sum(spectrum.design.weigh(jnp.square(_residual_live(spectrum, lam))), axis=0)
+
+
 def _loo_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
     form = spectrum.form
-    return _fitted_rows(spectrum, lam, spectrum.factor.loo(form, form.mu(lam), _reduced(form)))
+    return _fitted_rows(spectrum, lam, spectrum.factor.loo(form, form.mu(lam), spectrum.z))
 
 
 def _loo_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
@@ -423,6 +431,7 @@ def _logdet_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
 _dual = attach(_dual_value, lambda spectrum, lam: _live_solution(spectrum, lam)[0])
 _intercept = attach(_intercept_value, lambda spectrum, lam: _live_solution(spectrum, lam)[1])
 _residual = attach(_residual_value, _residual_live)
+_rss = attach(_rss_value, _rss_live)
 _one_minus_hat = attach(_one_minus_hat_value, _one_minus_hat_live)
 _loo_residual = attach(_loo_value, _loo_live)
 _dof = attach(_dof_value, _dof_live)

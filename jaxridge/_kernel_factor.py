@@ -18,15 +18,31 @@ from jaxridge._types import Array, Bool, Float, Scalar
 
 
 class Factor(eqx.Module):
-    """How a factorisation applies G = (K̃ + μ)⁻¹. The formulas here hold for μ > 0; `Eigen` has those for 0 too."""
+    """How a factorisation applies G = (K̃ + μ)⁻¹. The formulas here hold for μ > 0; `Eigen` has those for 0 too.
+
+    Vectors of rows have coordinates z in which G is simple; the way there and back, which costs n² for each of them,
+    does not depend on μ.
+    """
 
     floor: eqx.AbstractVar[Scalar]
     definite: eqx.AbstractVar[Bool[Array, ""]]
     singular: eqx.AbstractVar[Bool[Array, " c"]]  # whether something of K̃ is below the floor
 
+    def coordinates(self, form: KernelForm, b: Float[Array, "n t"]) -> Float[Array, "p t"]:
+        """z of a b; orthonormal, but for the part of b along u."""
+        return form.lower(b)
+
+    def back(self, form: KernelForm, z: Float[Array, "p t"]) -> Float[Array, "n t"]:
+        """b of a z."""
+        return form.lift(z)
+
+    def within(self, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
+        """G in these coordinates."""
+        raise NotImplementedError
+
     def solve(self, form: KernelForm, mu: Float[Array, " c"], b: Float[Array, "n t"]) -> Float[Array, "n t"]:
         """Gb."""
-        raise NotImplementedError
+        return self.back(form, self.within(mu, self.coordinates(form, b)))
 
     def kept_sum(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, " c"]:
         """μ tr G."""
@@ -40,18 +56,18 @@ class Factor(eqx.Module):
         """Gᵢᵢ."""
         raise NotImplementedError
 
-    def damped(self, form: KernelForm, mu: Float[Array, " c"], b: Float[Array, "n t"]) -> Float[Array, "n t"]:
-        """μGb."""
+    def damped(self, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
+        """μG in these coordinates."""
         infinite = jnp.isinf(mu)[None, :]
-        return jnp.where(infinite, form.inside(b), jnp.where(infinite, 0.0, mu[None, :]) * self.solve(form, mu, b))
+        return jnp.where(infinite, z, jnp.where(infinite, 0.0, mu[None, :]) * self.within(mu, z))
 
     def damped_diagonal(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, "n c"]:
         """μGᵢᵢ."""
         return mu[None, :] * self.diagonal(form, mu)
 
-    def loo(self, form: KernelForm, mu: Float[Array, " c"], b: Float[Array, "n t"]) -> Float[Array, "n t"]:
+    def loo(self, form: KernelForm, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, "n t"]:
         """(Gb)ᵢ/Gᵢᵢ."""
-        numerator = self.solve(form, mu, b)
+        numerator = self.back(form, self.within(mu, z))
         return safe_divide(numerator, jnp.broadcast_to(self.diagonal(form, mu), numerator.shape))
 
     def effective(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, " c"]:
@@ -77,8 +93,14 @@ class Eigen(Factor):
         e, mu = self.e[:, None], mu[None, :]
         return jnp.where((e == 0) & (mu < self.floor), 0.0, safe_divide(jnp.ones_like(e + mu), e + mu))
 
-    def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        return matmul(self.U, self.seen(mu) * matmul(self.U.T, b))
+    def coordinates(self, form: KernelForm, b: Array) -> Array:
+        return matmul(self.U.T, b)
+
+    def back(self, form: KernelForm, z: Array) -> Array:
+        return matmul(self.U, z)
+
+    def within(self, mu: Array, z: Array) -> Array:
+        return self.seen(mu) * z
 
     def kept(self, mu: Float[Array, " c"], least: Any = 0.0) -> Float[Array, "p c"]:
         """(least + μ)/(e + μ): 1 − f for least = 0; 1 where neither e nor μ is anything, and for infinite μ."""
@@ -87,8 +109,8 @@ class Eigen(Factor):
         unseen = (e + mu == 0) | infinite
         return jnp.where(unseen, 1.0, (least + mu) / jnp.where(unseen, 1.0, e + mu))
 
-    def damped(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        return matmul(self.U, self.kept(mu) * matmul(self.U.T, b))
+    def damped(self, mu: Array, z: Array) -> Array:
+        return self.kept(mu) * z
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
         return matmul(jnp.square(self.U), self.seen(mu))
@@ -96,10 +118,10 @@ class Eigen(Factor):
     def damped_diagonal(self, form: KernelForm, mu: Array) -> Array:
         return matmul(jnp.square(self.U), self.kept(mu))
 
-    def loo(self, form: KernelForm, mu: Array, b: Array) -> Array:
+    def loo(self, form: KernelForm, mu: Array, z: Array) -> Array:
         """Both times e_min + μ, which leaves them as good at μ = 0 as anywhere."""
         kept = self.kept(mu, jnp.min(self.e, initial=jnp.inf))
-        numerator = matmul(self.U, kept * matmul(self.U.T, b))
+        numerator = matmul(self.U, kept * z)
         return safe_divide(numerator, jnp.broadcast_to(matmul(jnp.square(self.U), kept), numerator.shape))
 
     def effective(self, form: KernelForm, mu: Array) -> Array:
@@ -167,13 +189,18 @@ class Tridiagonal(Factor):
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
-    def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        return form.lift(self.within(mu, form.lower(b)))
+    def coordinates(self, form: KernelForm, b: Array) -> Array:
+        return _rotate_back(self.packed, self.taus, form.lower(b))
 
-    def within(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
+    def back(self, form: KernelForm, z: Array) -> Array:
+        return form.lift(_rotate(self.packed, self.taus, z))
+
+    def within(self, mu: Array, z: Array) -> Array:
+        return _substitute(self.off, self.pivots(self.held(mu)), z)
+
+    def inverse(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
         """Gb on the complement of u."""
-        z = _rotate_back(self.packed, self.taus, b)
-        return _rotate(self.packed, self.taus, _substitute(self.off, self.pivots(self.held(mu)), z))
+        return _rotate(self.packed, self.taus, self.within(mu, _rotate_back(self.packed, self.taus, b)))
 
     def pivots(self, mu: Float[Array, " c"]) -> Float[Array, "p c"]:
         """Those of T + μ, from above."""
@@ -209,17 +236,16 @@ def _substitute(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[A
 
     By hand because jaxlib 0.10 runs two batches of ``tridiagonal_solve`` at a time into a deadlock on two threads.
     """
-    size = jnp.broadcast_shapes(pivots.shape, z.shape)
-    pivots = jnp.broadcast_to(pivots, size)
-    multiplier = off[:, None] / jnp.concatenate([jnp.ones((1, size[1]), z.dtype), pivots[:-1]])
+    edge, start = jnp.ones((1, pivots.shape[1]), z.dtype), jnp.zeros(max(pivots.shape[1], z.shape[1]), z.dtype)
+    multiplier = off[:, None] / jnp.concatenate([edge, pivots[:-1]])
 
     def down(last: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         w = row[0] - row[1] * last
         return w, w
 
-    w = jax.lax.scan(down, jnp.zeros(size[1:], z.dtype), (jnp.broadcast_to(z, size), multiplier), unroll=4)[1]
-    after = jnp.concatenate([multiplier[1:], jnp.zeros((1, size[1]), z.dtype)])
-    return jax.lax.scan(down, jnp.zeros(size[1:], z.dtype), (w / pivots, after), reverse=True, unroll=4)[1]
+    w = jax.lax.scan(down, start, (z, multiplier), unroll=4)[1]
+    after = jnp.concatenate([multiplier[1:], 0.0 * edge])
+    return jax.lax.scan(down, start, (w / pivots, after), reverse=True, unroll=4)[1]
 
 
 def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:
@@ -247,8 +273,8 @@ class Mixed(Factor):
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
-    def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        g, mu = form.lower(b), self.held(mu)
+    def within(self, mu: Array, z: Array) -> Array:
+        g, mu = z, self.held(mu)
         lams = jnp.broadcast_to(mu, g.shape[1:])
 
         def precondition(lams: Array) -> krylov.Block:
@@ -257,13 +283,12 @@ class Mixed(Factor):
             def apply(R: Array) -> Array:
                 # In units of its own, since float32 cannot hold every float64.
                 unit = power_of_two(exponent(jnp.max(jnp.abs(R), axis=0, initial=0.0)), R.dtype)[None, :]
-                return unit * self.coarse.within(coarse, (R / unit).astype(jnp.float32)).astype(R.dtype)
+                return unit * self.coarse.inverse(coarse, (R / unit).astype(jnp.float32)).astype(R.dtype)
 
             return apply
 
         tol = jnp.asarray(8.0 * math.sqrt(g.shape[0]) * float(jnp.finfo(g.dtype).eps), g.dtype)
-        x, _ = krylov.run(g, lams, lambda V: matmul(self.K, V), precondition, tol, _REFINEMENTS)
-        return form.lift(x)
+        return krylov.run(g, lams, lambda V: matmul(self.K, V), precondition, tol, _REFINEMENTS)[0]
 
     def kept_sum(self, form: KernelForm, mu: Array) -> Array:
         return self.coarse.kept_sum(form, mu.astype(jnp.float32)).astype(mu.dtype)
@@ -296,22 +321,21 @@ class Cholesky(Factor):
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
 
-    def over(self, form: KernelForm, mu: Float[Array, " c"], of: Any, *with_each: Array) -> Array:
+    def over(self, form: KernelForm | None, mu: Float[Array, " c"], of: Any, *with_each: Array) -> Array:
         """``of(form, L, μ, ...)`` with LLᵀ = K̃ + μ for each μ."""
 
         @jax.custom_batching.sequential_vmap
-        def one(K: Array, form: KernelForm, mu: Array, *args: Array) -> Array:
+        def one(K: Array, form: KernelForm | None, mu: Array, *args: Array) -> Array:
             K = K + mu * jnp.eye(K.shape[0], dtype=mu.dtype)
             return of(form, jnp.linalg.cholesky(K, symmetrize_input=False), mu, *args)
 
         each = (self.held(mu), *with_each)
         return jax.vmap(one, (None, None, *(0 for _ in each)))(self.K, form, *each)
 
-    def solve(self, form: KernelForm, mu: Array, b: Array) -> Array:
-        b = form.lower(b)
-        columns = b[None] if mu.shape[0] == 1 else b.T[:, :, None]
-        x = self.over(form, mu, lambda form, L, mu, b: cho_solve((L, True), b), columns)
-        return form.lift(x[0] if mu.shape[0] == 1 else x[:, :, 0].T)
+    def within(self, mu: Array, z: Array) -> Array:
+        columns = z[None] if mu.shape[0] == 1 else z.T[:, :, None]
+        x = self.over(None, mu, lambda form, L, mu, b: cho_solve((L, True), b), columns)
+        return x[0] if mu.shape[0] == 1 else x[:, :, 0].T
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
         def one(form: KernelForm, L: Array, mu: Array) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge._folds import Partition, mean_losses, take_rows
-from jaxridge._implicit import one_by_one
+from jaxridge._implicit import attach, one_by_one
 from jaxridge._kernel import KernelSpectrum, from_kernel_tridiagonal
 from jaxridge._kernel_factor import Factor
 from jaxridge._kernel_form import KernelDesign, KernelForm
@@ -17,11 +17,13 @@ from jaxridge._types import Array, Float, Int, Lam
 
 
 class KernelFolds(eqx.Module):
-    """For each fold the frozen factor of its training points."""
+    """For each fold the frozen factor of its training points, with their targets in its coordinates."""
 
     partition: Partition
     form: KernelForm
     factor: Factor
+    z: Float[Array, "f p t"]
+    rows: Float[Array, "f m p"] | None  # see `_rows`
 
 
 def _training(design: KernelDesign, partition: Partition, rows: Int[Array, " p"]) -> KernelDesign:
@@ -39,12 +41,46 @@ def kernel_fold_factors(spectrum: KernelSpectrum, partition: Partition) -> Kerne
     """Factor every fold, for all λ."""
     still = jax.lax.stop_gradient(spectrum.design)
 
-    def one(rows: Array) -> tuple[KernelForm, Factor]:
-        part = _training(still, partition, rows)
-        made = from_kernel_tridiagonal(part.K, part.y, weights=part.weights, intercept=part.terms.intercept)
-        return made.form, made.factor
+    # Heuristic: with 16 λ and more, so many targets cost more on their way back than the rows held out do.
+    many = 16 * still.y.shape[1] > partition.test.shape[1]
 
-    return KernelFolds(partition, *jax.lax.map(one, partition.train))
+    def one(fold: tuple[Array, Array]) -> tuple[KernelForm, Factor, Array, Array | None]:
+        part = _training(still, partition, fold[0])
+        made = from_kernel_tridiagonal(part.K, part.y, weights=part.weights, intercept=part.terms.intercept)
+        return made.form, made.factor, made.z, _rows(made, _across(still, fold)) if many else None
+
+    return KernelFolds(partition, *jax.lax.map(one, (partition.train, partition.test)))
+
+
+def _across(design: KernelDesign, fold: tuple[Array, Array]) -> Float[Array, "v p"]:
+    """The kernel between the points held out and the others."""
+    train, test = fold
+    return take_rows(take_rows(design.K, test).T, train).T
+
+
+def _rows(spectrum: KernelSpectrum, across: Float[Array, "v n"]) -> Float[Array, "m p"]:
+    """What takes (T + μ)⁻¹z to Kα at the points held out, and in a last row to Σω(Kα)/Σω if there is an intercept."""
+    form, factor = spectrum.form, spectrum.factor
+    rows = across * (form.root / form.scale)[None, :]
+    if spectrum.design.terms.intercept:
+        rows = jnp.concatenate([rows, (form.across / jnp.linalg.norm(form.root))[None, :]])
+    return factor.coordinates(form, rows.T).T
+
+
+def _by_rows(spectrum: KernelSpectrum, across: Array, rows: Float[Array, "m p"], lam: Lam) -> Float[Array, "v t"]:
+    form, design = spectrum.form, spectrum.design
+    seen = matmul(rows, spectrum.factor.within(form.mu(lam), spectrum.z))
+    if not design.terms.intercept:
+        return seen
+    used = jnp.where((form.root > 0)[:, None], design.y, 0.0)
+    return seen[:-1] + (design.mean(used) - seen[-1])[None, :]
+
+
+def _by_coefficients(spectrum: KernelSpectrum, across: Array, rows: Any, lam: Lam) -> Float[Array, "v t"]:
+    return matmul(across, spectrum.dual_coef(lam)) + spectrum.intercept(lam)[None, :]
+
+
+_predicted = attach(_by_rows, _by_coefficients)
 
 
 def kernel_held_out(
@@ -53,11 +89,12 @@ def kernel_held_out(
     """Mean held-out loss of each fold at λ."""
     weights = jnp.ones(design.K.shape[0], design.K.dtype) if design.weights is None else design.weights
 
-    def one(fold: Any) -> Array:
-        train, test, form, factor = fold
-        spectrum = KernelSpectrum(_training(design, folds.partition, train), form, factor)
-        across = take_rows(take_rows(design.K, test).T, train).T
-        predicted = matmul(across, spectrum.dual_coef(lam)) + spectrum.intercept(lam)[None, :]
-        return mean_losses(take_rows(design.y, test) - predicted, take_rows(weights, test), loss)
+    def one(each: Any) -> Array:
+        fold, form, factor, z, rows = each
+        spectrum = KernelSpectrum(_training(design, folds.partition, fold[0]), form, factor, z)
+        predict = _by_coefficients if rows is None else _predicted
+        predicted = predict(spectrum, _across(design, fold), rows, lam)
+        return mean_losses(take_rows(design.y, fold[1]) - predicted, take_rows(weights, fold[1]), loss)
 
-    return one_by_one(one, (folds.partition.train, folds.partition.test, folds.form, folds.factor))
+    fold = folds.partition.train, folds.partition.test
+    return one_by_one(one, (fold, folds.form, folds.factor, folds.z, folds.rows))

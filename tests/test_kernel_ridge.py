@@ -191,6 +191,13 @@ def test_folds_and_holdout_by_refitting():
                 a, b = solve(K, Y, lam, (~out).astype(float), True)
                 losses.append(np.mean((Y[out] - K[out] @ a - b) ** 2, axis=0))
             np.testing.assert_allclose(score, np.mean(losses, axis=0), rtol=1e-9)
+    # One target of many points goes another way than several.
+    points = np.random.default_rng(3).standard_normal((40, 2))
+    one, two = (
+        jxr.kernel_ridge_cv(points, y, LAMS, kernel=kernel, rule=select.kfold(2)).scores
+        for y in (points[:, 0], points[:, [0, 0]])
+    )
+    np.testing.assert_allclose(two, np.stack([one, one], axis=1), rtol=1e-8)
     target = np.sin(NEW)
     choice = jxr.kernel_ridge_cv(X, Y, LAMS, kernel=kernel, rule=select.holdout(NEW, target), refine=True)
     expected = [
