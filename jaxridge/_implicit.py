@@ -176,7 +176,8 @@ def implicit_solution(
     """
 
     def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
-        transpose = None if transpose_solve is None else (lambda _, b: transpose_solve(b))
-        return jax.lax.custom_linear_solve(linear, rhs, lambda _, b: solve(b), transpose, transpose is None)
+        forward, symmetric = lambda _, b: solve(b), transpose_solve is None
+        backward = None if transpose_solve is None else lambda _, b, to=transpose_solve: to(b)
+        return jax.lax.custom_linear_solve(linear, rhs, forward, backward, symmetric)
 
     return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)
