@@ -10,6 +10,7 @@ import pytest
 from jaxridge import RESULTS, features, kernels, krylov, plan
 from jaxridge._large import Iterative, Nystroem
 from jaxridge._rows import copies
+from jaxridge.krylov import KernelProduct
 
 rng = np.random.default_rng(11)
 n, t = 40, 2
@@ -84,6 +85,15 @@ def test_conjugate_gradients_equal_dense_algebra(intercept, weights, stored):
     # Columns stop one by one: a larger λ is easier.
     assert np.all(np.diff(np.asarray(path.iterations), axis=0) < 0)
     assert float(jnp.max(path.residual_norm)) <= 1e-12
+
+
+def test_half_of_the_kernel_gives_the_product():
+    kernel, V = kernels.Matern32(SCALE), jnp.asarray(np.sin(np.arange(3.0 * n))).reshape(n, 3)
+    K = kernel.matrix(X)
+    # Numbers of blocks: 1, an odd one that divides n, one that does not, an even one made odd, and one row at a time.
+    for block in (n, 8, 6, 10, 1):
+        product = KernelProduct(kernel, X, None, block)
+        np.testing.assert_allclose(jax.jit(lambda V, product=product: product(V))(V), K @ V, rtol=1e-13, atol=1e-13)
 
 
 def derivatives(numbers_of, args, direction):
