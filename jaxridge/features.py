@@ -10,15 +10,25 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
-from jaxridge._numerics import matmul
-from jaxridge._rows import count, map_rows, take
+from jaxridge._numerics import matmul, poison
+from jaxridge._rows import count, map_rows, sum_rows, take
 from jaxridge._types import Array, Bool, Float
 from jaxridge.kernels import RBF, Kernel, Laplace, Matern12, Matern32, Matern52
 from jaxridge.krylov import Pivots, pivoted_cholesky
 
-__all__ = ["FourierFeatures", "NystroemFeatures", "fourier", "nystroem", "nystroem_at", "uniform"]
+__all__ = [
+    "FourierFeatures",
+    "NystroemFeatures",
+    "fourier",
+    "leverage",
+    "leverage_scores",
+    "nystroem",
+    "nystroem_at",
+    "uniform",
+]
 
 
 # Rows at a time where a kernel is evaluated at few columns.
@@ -118,6 +128,75 @@ def _at(kernel: Kernel, points: Any, pivots: Pivots) -> NystroemFeatures:
 def uniform(points: Any, rank: int, *, key: Array) -> Any:
     """That many different points, each as likely as any other: centres for `nystroem_at`."""
     return take(points, jax.random.choice(key, count(points), (rank,), replace=False))
+
+
+def leverage_scores(
+    kernel: Kernel, points: Any, lam: Any, centres: Any, *, weights: Float[Array, " n"] | None = None
+) -> Float[Array, " n"]:
+    """Ridge leverage scores diag K(K + λ)⁻¹: how much each of n points weighs in its own fit at λ > 0, from 0 to 1.
+
+    Args:
+        points: n of them. weights: K is then √ωK√ω.
+        centres: m points. The scores are exact when these are all points, and else φ(xᵢ)·(PCP + λ)⁻¹φ(xᵢ), 1 at most,
+            with C = Σ φφᵀ over the points and P the projection on the span of the centres, in O(nm²).
+
+    They sum to the degrees of freedom. ValueError for λ ≤ 0, NaN if it is traced. El Alaoui and Mahoney (2015),
+    NeurIPS 28, 775.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import features, kernels
+    >>> x = jnp.array([[0.0], [0.0], [9.0]])
+    >>> print([f"{score:.4f}" for score in features.leverage_scores(kernels.RBF(), x, 0.5, x)])
+    ['0.4000', '0.4000', '0.6667']
+    """
+    if not isinstance(lam, Tracer) and not lam > 0:
+        raise ValueError(f"lam is {lam}; leverage scores need a positive λ, such as one of the grid to be solved.")
+    return _leverage_scores(kernel, points, lam, centres, weights)
+
+
+@eqx.filter_jit
+def _leverage_scores(
+    kernel: Kernel, points: Any, lam: Any, centres: Any, weights: Float[Array, " n"] | None
+) -> Float[Array, " n"]:
+    phi, rows = nystroem_at(kernel, centres), jnp.ones_like(kernel.diagonal(points)) if weights is None else weights
+
+    def weighed(rows: Any) -> tuple[Array, Array]:
+        F = jnp.sqrt(rows[1])[:, None] * phi(rows[0])
+        rest = rows[1] * kernel.diagonal(rows[0]) - jnp.sum(jnp.square(F), axis=1)
+        return F, jnp.maximum(rest, 0.0)
+
+    def gram(rows: Any, present: Array) -> Array:
+        F = jnp.where(present[:, None], weighed(rows)[0], 0.0)
+        return matmul(F.T, F)
+
+    G = sum_rows(gram, (points, rows), TALL)
+    lam = poison(jnp.asarray(lam, G.dtype), lam > 0)
+    L = jnp.linalg.cholesky(G + lam * jnp.eye(G.shape[0], dtype=G.dtype))
+
+    def scores(rows: Any) -> Array:
+        F, rest = weighed(rows)
+        return jnp.minimum(jnp.sum(jnp.square(solve_triangular(L, F.T, lower=True)), axis=0) + rest / lam, 1.0)
+
+    return map_rows(scores, (points, rows), TALL)
+
+
+def leverage(
+    kernel: Kernel, points: Any, rank: int, lam: Any, *, key: Array, weights: Float[Array, " n"] | None = None
+) -> Any:
+    """That many different points, drawn in proportion to their `leverage_scores` at λ: centres for `nystroem_at`.
+
+    The scores come from as many centres drawn with equal chances. `nystroem` chooses better where the spectrum of the
+    kernel falls fast; this knows what matters at λ.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxridge import features, kernels
+    >>> x = jnp.zeros((100, 1)).at[7].set(9.0)
+    >>> print(bool(jnp.any(features.leverage(kernels.RBF(), x, 4, 1e-3, key=jax.random.key(0)) == 9.0)))
+    True
+    """
+    first, second = jax.random.split(key)
+    scores = leverage_scores(kernel, points, lam, uniform(points, rank, key=first), weights=weights)
+    return take(points, jax.random.choice(second, count(points), (rank,), replace=False, p=scores / jnp.sum(scores)))
 
 
 class FourierFeatures(eqx.Module):

@@ -235,6 +235,29 @@ def test_repeated_centres_add_nothing():
     np.testing.assert_allclose(phi @ phi.T, K @ np.linalg.pinv(K[:8], rcond=1e-12) @ K.T, atol=1e-10)
 
 
+@pytest.mark.parametrize("some", [slice(None), slice(3, 12)])
+def test_leverage_scores(some):
+    """Against matrices of the kernel alone; with all points as centres they sum to the degrees of freedom."""
+    kernel, lam, root = kernels.RBF(SCALE), 0.3, np.sqrt(np.asarray(WEIGHTS))
+    K = root[:, None] * np.asarray(kernel.matrix(X)) * root
+    C = root[:, None] * np.asarray(kernel.matrix(X, X[some]))
+    M = C.T @ C
+    inside = np.linalg.pinv(np.asarray(kernel.matrix(X[some])), rcond=1e-12, hermitian=True) @ M
+    inside = inside @ np.linalg.pinv(M + lam * np.asarray(kernel.matrix(X[some])), rcond=1e-12) @ C.T
+    scores = features.leverage_scores(kernel, X, lam, X[some], weights=WEIGHTS)
+    np.testing.assert_allclose(scores, np.minimum((np.diag(K) - np.sum(C.T * inside, axis=0)) / lam, 1.0), atol=1e-9)
+    if some == slice(None):
+        np.testing.assert_allclose(scores, np.diag(K @ np.linalg.inv(K + lam * np.eye(n))), atol=1e-9)
+
+
+def test_centres_by_leverage_find_what_is_rare():
+    """Ninety points in one place and ten far from it: equal chances miss most of these."""
+    points = jnp.concatenate([jnp.zeros(90), 10.0 * jnp.arange(1.0, 11.0)])[:, None]
+    draw = partial(features.leverage, kernels.RBF(), points, 20, 1e-3)
+    assert all(jnp.sum(draw(key=key) > 5.0) == 10 for key in jax.random.split(KEY, 5))
+    assert jnp.sum(features.uniform(points, 20, key=KEY) > 5.0) < 10
+
+
 def test_derivatives_of_nystroem_at_fixed_centres_equal_those_of_dense_algebra():
     centres = X[jnp.array([0, 5, 9, 20])]
 
@@ -285,6 +308,8 @@ def test_misuse_is_said_before_anything_runs():
         Nystroem(KEY, memory=1000).path(kernels.RBF(), X, Y, LAMS)
     with pytest.raises(ValueError, match="key"):
         Nystroem()
+    with pytest.raises(ValueError, match=r"lam is 0\.0"):
+        features.leverage(kernels.RBF(), X, 3, 0.0, key=KEY)
     with pytest.raises(ValueError, match=r"features\.nystroem"):
         features.fourier(kernels.Linear(), 3, 10, key=KEY)
     with pytest.raises(ValueError, match="even"):
