@@ -14,8 +14,9 @@ from jaxridge import krylov, plan, stream
 from jaxridge._implicit import implicit_solution, once_only
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, override
-from jaxridge._rows import copies, count, map_rows, sum_rows, take
+from jaxridge._rows import copies, count, map_rows, same_kind, sum_rows, take
 from jaxridge._types import Array, Float, Int
+from jaxridge.design import as_key, as_points
 from jaxridge.features import TALL, NystroemFeatures, nystroem, nystroem_at
 from jaxridge.krylov import KernelProduct, LowRank, pivoted_cholesky, unless_failed
 from jaxridge.spectrum import Spectrum
@@ -120,7 +121,7 @@ class Iterative(LargeSolver):
     def __init__(self, key: Array, *, tol: Any = None, rank: int = 500, max_steps: int = 500, memory: int = 2**31):
         if rank < 0 or max_steps < 1:
             raise ValueError(f"Iterative got rank {rank} and max_steps {max_steps}; pass rank >= 0 and max_steps >= 1.")
-        self.key, self.tol = key, None if tol is None else jnp.asarray(tol)
+        self.key, self.tol = as_key(key), None if tol is None else jnp.asarray(tol)
         self.rank, self.max_steps, self.memory = rank, max_steps, memory
 
     def path(
@@ -259,7 +260,9 @@ class Nystroem(LargeSolver):
             raise ValueError("Nystroem needs a key to draw centres with, or centres, one of both.")
         if rank < 1:
             raise ValueError(f"Nystroem got rank {rank}; at least one centre is needed.")
-        self.key, self.centres, self.rank, self.memory = key, centres, rank, memory
+        self.key = as_key(key, optional=True)
+        self.centres = None if centres is None else as_points("centres", centres)
+        self.rank, self.memory = rank, memory
 
     def path(
         self,
@@ -300,6 +303,8 @@ class Nystroem(LargeSolver):
         """Features, the frozen spectrum of their rows, and how many rows to take at a time: for `jaxridge.stream`."""
         n, t = y.shape
         m = min(self.rank, n) if self.key is not None else count(self.centres)
+        if self.key is None:
+            same_kind("centres", self.centres, "points", points)
         some = take(points, jnp.zeros(m, int)) if self.key is not None else self.centres
         alive = copies(lambda rows: kernel.matrix(rows, some), points)
         block = plan.feature_block(n, m, t, 0 if self.key is None else m, y.dtype, self.memory, alive)

@@ -18,6 +18,13 @@ def count(points: Any) -> int:
     return jax.tree.leaves(points)[0].shape[0]
 
 
+def same_kind(name: str, points: Any, of: str, others: Any) -> None:
+    """``ValueError`` unless a point of one set has the structure and shape of one of the other."""
+    one, other = (jax.tree.map(lambda x: x.shape[1:], each) for each in (points, others))
+    if one != other:
+        raise ValueError(f"{name} has points of shape {one}, and {of} of shape {other}; pass the same kind.")
+
+
 def take(points: Any, rows: Int[Array, " m"]) -> Any:
     """Some of the points."""
     return jax.tree.map(lambda x: x[rows], points)

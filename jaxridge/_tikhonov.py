@@ -14,7 +14,7 @@ from jaxridge._numerics import matmul
 from jaxridge._projected import Live, PerLamSpectrum, ProjectedSpectrum, project
 from jaxridge._result import RESULTS, override
 from jaxridge._types import Array, Bool, Float
-from jaxridge.design import as_floats, make_design
+from jaxridge.design import as_floats, as_key, make_design
 from jaxridge.spectrum import Spectrum, from_design
 
 
@@ -164,7 +164,7 @@ class GolubKahan(eqx.Module):
     ):
         if budget < 1 or probes < 1 or max_steps < 1:
             raise ValueError(f"GolubKahan got budget {budget}, probes {probes}, max_steps {max_steps}; each is >= 1.")
-        self.key, self.tol = key, None if tol is None else jnp.asarray(tol)
+        self.key, self.tol = as_key(key, optional=True), None if tol is None else jnp.asarray(tol)
         self.budget, self.orthogonal, self.probes, self.max_steps = budget, orthogonal, probes, max_steps
 
     def spectrum(self, live: Live, lams: Float[Array, " k"]) -> ProjectedSpectrum:
@@ -244,6 +244,8 @@ def problem_of(
     n = given.shape[1]
     norm = seminorm(L, n, dtype, nullity)
     solver = _route(A, L, weights, whiten, norm, given) if solver is None else solver
+    if not isinstance(solver, Direct | Diagonal | GolubKahan | PerLam):
+        raise ValueError(f"solver is {solver!r}; pass Direct(), Diagonal(), GolubKahan() or PerLam().")
     if norm is None:
         whole = Map.of("L", L)
         norm = Seminorm.bare(whole) if isinstance(solver, PerLam) else Seminorm.of(whole.matrix(), nullity)

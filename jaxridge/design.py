@@ -127,6 +127,34 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
     return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
 
 
+def as_function(name: str, value: Any, instead: str) -> Any:
+    """``value`` if it is something to call, or a ``ValueError`` that says what to pass instead."""
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(f"{name} is {value!r}; pass {instead}.")
+    return value
+
+
+def as_key(key: Any, *, optional: bool = False) -> Any:
+    """``key`` if it can be one of ``jax.random``, or None where that is a choice too; else a ``ValueError``."""
+    if not (isinstance(key, jax.Array | np.ndarray) or (optional and key is None)):
+        raise ValueError(f"key is {key!r}; pass one of jax.random, such as jax.random.key(0).")
+    return key
+
+
+def as_points(name: str, points: Any) -> Any:
+    """A set of points: an array (n, d) of floats, or a pytree of arrays with a leading axis of n."""
+    if isinstance(points, dict | tuple | eqx.Module):
+        leaves = jax.tree.map(jnp.asarray, points)
+        if not jax.tree.leaves(leaves) or any(leaf.ndim == 0 for leaf in jax.tree.leaves(leaves)):
+            raise ValueError(f"{name} needs arrays with an axis of points in front.")
+        return leaves
+    if np.ndim(points) == 1:
+        raise ValueError(
+            f"{name} must be 2-D, (n, d), got shape {np.shape(points)}; use {name}[:, None] for one feature."
+        )
+    return as_floats(name, points, (2,))
+
+
 class Problem(TypedDict, total=False):
     """Keywords that every linear verb takes, with their defaults.
 

@@ -16,6 +16,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxridge._numerics import matmul, poison
 from jaxridge._rows import count, map_rows, sum_rows, take
 from jaxridge._types import Array, Bool, Float
+from jaxridge.design import as_key, as_points
 from jaxridge.kernels import RBF, Kernel, Laplace, Matern12, Matern32, Matern52
 from jaxridge.krylov import Pivots, pivoted_cholesky
 
@@ -93,6 +94,7 @@ def nystroem(
     >>> print(phi.shape, bool(jnp.max(jnp.abs(phi @ phi.T - kernel.matrix(x))) < 1e-3))
     (50, 12) True
     """
+    points = as_points("points", points)
     arrays, static = eqx.partition((kernel, points), eqx.is_array)
     frozen, seen = eqx.combine(jax.lax.stop_gradient(arrays), static)
     diagonal = frozen.diagonal(seen)
@@ -115,6 +117,7 @@ def nystroem_at(kernel: Kernel, centres: Any) -> NystroemFeatures:
     >>> print(phi(jnp.array([[0.0]])).round(4))
     [[1. 0. 0.]]
     """
+    centres = as_points("centres", centres)
     K = jax.lax.stop_gradient(kernel.matrix(centres))
     return _at(kernel, centres, pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], count(centres), None))
 
@@ -127,7 +130,14 @@ def _at(kernel: Kernel, points: Any, pivots: Pivots) -> NystroemFeatures:
 
 def uniform(points: Any, rank: int, *, key: Array) -> Any:
     """That many different points, each as likely as any other: centres for `nystroem_at`."""
-    return take(points, jax.random.choice(key, count(points), (rank,), replace=False))
+    return _draw(points, rank, key)
+
+
+def _draw(points: Any, rank: int, key: Array, share: Float[Array, " n"] | None = None) -> Any:
+    points = as_points("points", points)
+    if not 0 < rank <= count(points):
+        raise ValueError(f"rank is {rank}; {count(points)} points have from 1 to as many different centres.")
+    return take(points, jax.random.choice(as_key(key), count(points), (rank,), replace=False, p=share))
 
 
 def leverage_scores(
@@ -151,7 +161,7 @@ def leverage_scores(
     """
     if not isinstance(lam, Tracer) and not lam > 0:
         raise ValueError(f"lam is {lam}; leverage scores need a positive λ, such as one of the grid to be solved.")
-    return _leverage_scores(kernel, points, lam, centres, weights)
+    return _leverage_scores(kernel, as_points("points", points), lam, centres, weights)
 
 
 @eqx.filter_jit
@@ -194,9 +204,9 @@ def leverage(
     >>> print(bool(jnp.any(features.leverage(kernels.RBF(), x, 4, 1e-3, key=jax.random.key(0)) == 9.0)))
     True
     """
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(as_key(key))
     scores = leverage_scores(kernel, points, lam, uniform(points, rank, key=first), weights=weights)
-    return take(points, jax.random.choice(second, count(points), (rank,), replace=False, p=scores / jnp.sum(scores)))
+    return _draw(points, rank, second, scores / jnp.sum(scores))
 
 
 class FourierFeatures(eqx.Module):
@@ -233,7 +243,7 @@ def fourier(kernel: Kernel, d: int, size: int, *, key: Array, dtype: Any = None)
     if size < 2 or size % 2:
         raise ValueError(f"size is {size}; Fourier features come in pairs, so pass an even number from 2 on.")
     dtype = jnp.dtype(dtype or jnp.result_type(float))
-    along, across = jax.random.split(key)
+    along, across = jax.random.split(as_key(key))
     if isinstance(kernel, Laplace):
         return FourierFeatures(kernel, jax.random.cauchy(along, (size // 2, d), dtype))
     W = jax.random.normal(along, (size // 2, d), dtype)

@@ -18,13 +18,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxridge import plan, select, stream
 from jaxridge._implicit import one_by_one
 from jaxridge._large import Iterative, LargePath, LargeSolver, Nystroem
-from jaxridge._numerics import matmul
+from jaxridge._numerics import matmul, poison
+from jaxridge._rows import same_kind
 from jaxridge._types import Array, Float
-from jaxridge.design import Terms, as_floats
+from jaxridge.design import Terms, as_floats, as_function, as_points
 from jaxridge.kernels import Kernel, Precomputed
 from jaxridge.ridge import Choice, as_lam, as_lams, squeeze
 from jaxridge.spectrum import KernelSpectrum, from_kernel, from_kernel_cholesky, from_kernel_tridiagonal
@@ -304,7 +306,8 @@ def kernel_posterior(
     Args as for `kernel_ridge`, with one λ for all targets; noise: σ², a scalar or (t,); None takes its restricted
     maximum likelihood estimate, λ yᵀα/(n − q).
 
-    Returns a `Posterior` with ``mean``, ``variance`` and ``covariance``, which are differentiable too.
+    Returns a `Posterior` with ``mean``, ``variance`` and ``covariance``, which are differentiable too. ValueError for
+    λ or σ² ≤ 0, NaN where they are traced.
     Equals ``sklearn.gaussian_process.GaussianProcessRegressor`` with the kernel σ²/λ · k, alpha = σ², no intercept.
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, equations 2.25, 2.26 and 2.41.
 
@@ -319,6 +322,9 @@ def kernel_posterior(
     if lam.ndim:
         raise ValueError(f"lam has shape {lam.shape}; a posterior has one lam for all targets, a scalar.")
     noise = None if noise is None else as_lam(noise, problem.y, terms, "noise")
+    for name, value in (("lam", lam), ("noise", noise)):
+        if value is not None and not isinstance(value, Tracer) and not jnp.all(value > 0):
+            raise ValueError(f"{name} is {value}; a posterior needs a positive one.")
     solver = _solver(solver, kernel, problem, 1, plan.KERNEL_MEMORY)
     if isinstance(solver, LargeSolver):
         raise ValueError("A posterior needs a dense solver, such as spectrum.from_kernel_cholesky, and its memory.")
@@ -354,20 +360,6 @@ def _checked(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) ->
     return KernelProblem(points, y.astype(dtype).reshape(y.shape[0], -1), weights), terms
 
 
-def as_points(name: str, points: Any) -> Any:
-    """A set of points: an array (n, d) of floats, or a pytree of arrays with a leading axis of n."""
-    if isinstance(points, dict | tuple | eqx.Module):
-        leaves = jax.tree.map(jnp.asarray, points)
-        if not jax.tree.leaves(leaves) or any(leaf.ndim == 0 for leaf in jax.tree.leaves(leaves)):
-            raise ValueError(f"{name} needs arrays with an axis of points in front.")
-        return leaves
-    if np.ndim(points) == 1:
-        raise ValueError(
-            f"{name} must be 2-D, (n, d), got shape {np.shape(points)}; use {name}[:, None] for one feature."
-        )
-    return as_floats(name, points, (2,))
-
-
 def _solver(
     solver: Solver | None, kernel: Kernel, problem: KernelProblem, lams: int, memory: int, leverages: bool = False
 ) -> Solver:
@@ -378,8 +370,10 @@ def _solver(
             f"solver is {type(solver).__name__}, which needs k(x, z) of pairs of points, and a precomputed kernel has "
             "none; leave solver out, or pass the kernel as a function with kernels.Pairwise."
         )
-    if solver is not None:
+    if isinstance(solver, LargeSolver):
         return solver
+    if solver is not None:
+        return as_function("solver", solver, "spectrum.from_kernel_cholesky, Iterative(key) or Nystroem(key)")
     route = plan.kernel(
         problem.y.shape[0],
         lams,
@@ -486,7 +480,8 @@ def _kernel_posterior(
     fit = _fit(spectrum, lam, kernel, problem.points, terms)
     misfit = spectrum.rss(lam) + lam * spectrum.squared_norm(lam)
     likely = squeeze(terms, misfit / (spectrum.design.rows() - spectrum.design.free))
-    return Posterior(fit, likely if noise is None else noise, spectrum, terms)
+    variance = likely if noise is None else poison(noise, noise > 0)
+    return Posterior(fit, poison(variance, lam > 0), spectrum, terms)
 
 
 def _grid(problem: KernelProblem, kernel: Kernel) -> Array:
@@ -498,8 +493,9 @@ def _large_scores(
 ) -> tuple[Array, Array | None]:
     """Scores (k, t) and spreads of a path without a factor: on rows kept apart, or those of an approximate model."""
     if isinstance(rule, select.Holdout):
-        predicted = path.predict(rule.X).reshape(path.lams.shape[0], *rule.y.shape)
-        return jax.vmap(rule.summary)(rule.loss(rule.y[None] - predicted))
+        same_kind("holdout: X", rule.X, "the model", path.points)
+        predicted = path.predict(rule.X).reshape(path.lams.shape[0], rule.y.shape[0], -1)
+        return jax.vmap(rule.summary)(rule.misfit(predicted))
     if isinstance(solver, Nystroem):
         features, spectrum, block = solver.model(
             path.kernel, problem.points, problem.y, problem.weights, terms.intercept
@@ -510,9 +506,12 @@ def _large_scores(
             return stream.leave_one_out(spectrum, features, *rows, **options), None
         if not select.needs_leverages(rule) and not isinstance(rule, select.KFold):
             return jax.vmap(lambda lam: rule(spectrum.design, spectrum, lam))(path.lams), None
+    name, instead = getattr(rule, "__name__", type(rule).__name__), "select.holdout(points, y)"
+    if isinstance(solver, Nystroem):
+        raise ValueError(f"rule is {name}, which Nystroem has not; pass select.loo, select.gcv or {instead}.")
     raise ValueError(
-        f"rule is {rule!r}, which {type(solver).__name__} cannot give: an iterative solution has no leverages and an "
-        "approximation of them would be another score. Use select.holdout(points, y)."
+        f"rule is {name}, which {type(solver).__name__} cannot give: an iterative solution has no leverages and an "
+        f"approximation of them would be another score. Use {instead}."
     )
 
 
@@ -544,6 +543,7 @@ def _large_choice(
 def _with_kernel(rule: Any, kernel: Kernel, points: Any) -> Any:
     """A hold-out rule with the kernel between its points and those of the fit in the place of its features."""
     if isinstance(rule, select.Holdout):
+        same_kind("holdout: X", rule.X, "the model", points)
         return select.Holdout(kernel.matrix(rule.X, points), rule.y, rule.loss)
     return rule
 
@@ -551,11 +551,7 @@ def _with_kernel(rule: Any, kernel: Kernel, points: Any) -> Any:
 @eqx.filter_jit
 def _predict(kernel: Kernel, X: Any, points: Any, dual_coef: Array, intercept: Array, memory: int) -> Array:
     X = as_points("X", X)
-    for new, old in zip(jax.tree.leaves(X), jax.tree.leaves(points), strict=True):
-        if new.shape[1:] != old.shape[1:]:
-            raise ValueError(
-                f"X has points of shape {new.shape[1:]} and the model {old.shape[1:]}; pass the same kind."
-            )
+    same_kind("X", X, "the model", points)
     rows, n = jax.tree.leaves(X)[0].shape[0], jax.tree.leaves(points)[0].shape[0]
     flat, b = dual_coef.reshape(n, -1), intercept.reshape(1, -1)
 

@@ -25,6 +25,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxridge._numerics import matmul, poison, safe_divide
+from jaxridge._rows import same_kind
 from jaxridge._types import Array, Float, Scalar
 
 __all__ = [
@@ -87,6 +88,7 @@ class Kernel(eqx.Module):
 
 
 def _pairs(kernel: Callable[[Any, Any], Array], X: Any, Z: Any) -> Array:
+    same_kind("Z", Z, "X", X)
     return jax.vmap(lambda x: jax.vmap(lambda z: kernel(x, z))(Z))(X)
 
 
@@ -210,8 +212,16 @@ class _Scaled(Kernel):
     def __init__(self, scale: Any = 1.0):
         self.scale = as_leaf("scale", scale)
 
+    def _vectors(self, x: Any) -> None:
+        if not isinstance(x, jax.Array | np.ndarray):
+            raise ValueError(
+                f"a point is a {type(x).__name__} and {type(self).__name__} needs vectors (d,); make some of it, "
+                'as in RBF().on(lambda point: point["place"]).'
+            )
+
     def units(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """x in units of the length scale."""
+        self._vectors(x)
         if x.ndim == 0 or (self.scale.ndim and self.scale.shape != x.shape[-1:]):
             raise ValueError(
                 f"scale has shape {self.scale.shape} and a point {x.shape[-1:]}; "
@@ -231,8 +241,15 @@ class _OfProducts(_Scaled):
         return self.of(jnp.sum(self.units(x) * self.units(z)))
 
     def matrix(self, X: Array, Z: Array | None = None) -> Array:
-        X = self.units(X)
-        return self.of(matmul(X, (X if Z is None else self.units(Z)).T))
+        return self.of(_products(self.units(X), None if Z is None else self.units(Z)))
+
+
+def _products(X: Float[Array, "n d"], Z: Float[Array, "m d"] | None) -> Float[Array, "n m"]:
+    """xᵢ·zⱼ."""
+    if Z is None:
+        return matmul(X, X.T)
+    same_kind("Z", Z, "X", X)
+    return matmul(X, Z.T)
 
 
 class Linear(_OfProducts):
@@ -274,6 +291,7 @@ class _Stationary(_Scaled):
         return self.of(_squared_distances(self.units(X), None if Z is None else self.units(Z)))
 
     def diagonal(self, X: Array) -> Array:
+        self._vectors(X)
         return self.of(jnp.zeros(X.shape[0], X.dtype) * self.scale.ravel()[0].astype(X.dtype))
 
 
@@ -282,6 +300,8 @@ def _squared_distances(X: Float[Array, "n d"], Z: Float[Array, "m d"] | None) ->
 
     What rounding takes below 0 is 0 in value, but keeps its derivatives; a point's distance from itself is 0.
     """
+    if Z is not None:
+        same_kind("Z", Z, "X", X)
     centre = jax.lax.stop_gradient(jnp.mean(X if Z is None else Z, axis=0, keepdims=True))
     X = X - centre
     other = X if Z is None else Z - centre
@@ -448,8 +468,7 @@ class Cosine(_Scaled):
 
     def matrix(self, X: Array, Z: Array | None = None) -> Array:
         unit = jax.vmap(lambda x: _direction(self.units(x))[0])
-        X = unit(X)
-        return matmul(X, (X if Z is None else unit(Z)).T)
+        return _products(unit(X), None if Z is None else unit(Z))
 
 
 def _angle(w: Array, v: Array) -> Array:

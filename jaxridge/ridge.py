@@ -23,7 +23,7 @@ from jaxridge._norm import lam_of_norm
 from jaxridge._numerics import matmul, poison
 from jaxridge._result import RESULTS, override
 from jaxridge._types import Array, Bool, Float, Int
-from jaxridge.design import Data, Problem, Terms, as_floats, checked, design_of
+from jaxridge.design import Data, Problem, Terms, as_floats, as_function, checked, design_of
 from jaxridge.spectrum import from_cholesky, from_design, from_gram
 
 Solver = Callable[..., Any]
@@ -272,16 +272,21 @@ def _fit(spectrum: Any, lam: Array) -> Fit:
 _fit_at = jax.jit(_fit)
 
 
+def _factored(data: Data, terms: Terms, solver: Any) -> Any:
+    solver = as_function("solver", solver, "spectrum.from_design, spectrum.from_gram or spectrum.from_cholesky")
+    return solver(design_of(data, terms))
+
+
 @partial(jax.jit, static_argnames=("terms", "solver"))
 def _ridge(data: Data, lam: Array, terms: Terms, solver: Solver) -> Fit:
-    return _fit(solver(design_of(data, terms)), lam)
+    return _fit(_factored(data, terms, solver), lam)
 
 
 @partial(jax.jit, static_argnames=("terms", "solver"))
 def _ridge_path(data: Data, lams: Array | None, terms: Terms, solver: Solver) -> Path:
     if solver is from_gram and lams is not None and plan.gram(lams.shape[0]).route == "cholesky":
         solver = from_cholesky
-    spectrum = solver(design_of(data, terms))
+    spectrum = _factored(data, terms, solver)
     lams = select.grid(spectrum) if lams is None else lams
     fits = jax.vmap(partial(_fit, spectrum))(lams)
     return Path(lams, fits.coef, fits.intercept, fits.dof, fits.rss, fits.result, spectrum.without_rows())
@@ -299,7 +304,7 @@ def _ridge_cv(
     solver: Solver,
     memory: int,
 ) -> Choice:
-    spectrum = solver(design_of(data, terms))
+    spectrum = _factored(data, terms, solver)
     lams = select.grid(spectrum) if lams is None else lams
     found = select.search(rule, spectrum, lams, pick, per_target, refine, memory, terms.single)
     return Choice(*found, _fit(spectrum, found.lam))

@@ -26,7 +26,7 @@ from jaxridge._rules import l_curve as l_curve
 from jaxridge._rules import predictive_risk as predictive_risk
 from jaxridge._rules import quasi_optimality as quasi_optimality
 from jaxridge._types import Array, Bool, Float, Int, Lam
-from jaxridge.design import Design, as_floats
+from jaxridge.design import Design, as_floats, as_function, as_key, as_points
 from jaxridge.plan import chunks
 from jaxridge.spectrum import KernelSpectrum, Spectrum
 
@@ -228,7 +228,7 @@ def kfold(
     fixed_splits = None
     if splits is not None:
         fixed_splits = tuple((_row_numbers(train), _row_numbers(test)) for train, test in splits)
-    return KFold(int(folds), key, fixed_labels, fixed_splits, loss)
+    return KFold(int(folds), as_key(key, optional=True), fixed_labels, fixed_splits, loss)
 
 
 def _row_numbers(rows: Any) -> tuple[int, ...]:
@@ -242,23 +242,30 @@ def _row_numbers(rows: Any) -> tuple[int, ...]:
 class Holdout(eqx.Module):
     """Mean loss on rows of their own; see `holdout`."""
 
-    X: Float[Array, "v d"]
+    X: Any
     y: Float[Array, "v t"]
     loss: Loss = eqx.field(static=True)
 
     def losses(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, "v t"]:
         if isinstance(spectrum, KernelSpectrum):
             # X is then the kernel between these rows and those of the fit.
-            return self.loss(self.y - matmul(self.X, spectrum.dual_coef(lam)) - spectrum.intercept(lam)[None, :])
-        coef, intercept = design.split(spectrum.coef(lam))
-        coef = coef.reshape(coef.shape[0], -1)
-        if self.X.shape[1] != coef.shape[0] or self.y.shape[1] != coef.shape[1]:
+            coef, intercept = spectrum.dual_coef(lam), spectrum.intercept(lam)
+        else:
+            coef, intercept = design.split(spectrum.coef(lam))
+        coef, X = coef.reshape(coef.shape[0], -1), as_floats("holdout: X", self.X, (2,)).astype(coef.dtype)
+        if X.shape[1] != coef.shape[0]:
             raise ValueError(
-                f"holdout: X has {self.X.shape[1]} columns and y {self.y.shape[1]} targets, "
-                f"the problem {coef.shape[0]} and {coef.shape[1]}; pass the same ones."
+                f"holdout: X has {X.shape[1]} columns and the problem {coef.shape[0]}; pass the same ones."
             )
-        X, y = self.X.astype(coef.dtype), self.y.astype(coef.dtype)
-        return self.loss(y - matmul(X, coef) - intercept.reshape(1, -1))
+        return self.misfit((matmul(X, coef) + intercept.reshape(1, -1))[None])[0]
+
+    def misfit(self, predicted: Float[Array, "k v t"]) -> Float[Array, "k v t"]:
+        """Losses of predictions for these rows."""
+        if predicted.shape[2] != self.y.shape[1]:
+            raise ValueError(
+                f"holdout: y has {self.y.shape[1]} targets and the problem {predicted.shape[2]}; pass the same ones."
+            )
+        return self.loss(self.y.astype(predicted.dtype)[None] - predicted)
 
     def __call__(self, design: Design, spectrum: Spectrum, lam: Lam) -> Float[Array, " t"]:
         return self.with_spread(design, spectrum, lam)[0]
@@ -274,15 +281,18 @@ class Holdout(eqx.Module):
 def holdout(X: Any, y: Any, loss: Loss = jnp.square) -> Holdout:
     """Mean loss on rows kept apart: ``X`` (v, d) and ``y`` (v,) or (v, t), which carry derivatives too.
 
+    For kernel ridge ``X`` is any set of points that the kernel takes.
+
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> rule = jxr.select.holdout(jnp.array([[2.0]]), jnp.array([2.0]))
     >>> choice = jxr.ridge_cv(jnp.ones((2, 1)), jnp.array([1.0, 3.0]), [0.0, 2.0], rule=rule, intercept=False)
     >>> print(choice.scores.round(5))
     [4. 0.]
     """
-    X, y = as_floats("X", X, (2,)), as_floats("y", y, (1, 2))
-    if X.shape[0] != y.shape[0] or X.shape[0] == 0:
-        raise ValueError(f"holdout: X has {X.shape[0]} rows and y {y.shape[0]}; pass as many, and at least one.")
+    X, y = as_points("X", X), as_floats("y", y, (1, 2))
+    if {x.shape[0] for x in jax.tree.leaves(X)} != {y.shape[0]} or y.shape[0] == 0:
+        rows = " or ".join(str(x.shape[0]) for x in jax.tree.leaves(X))
+        raise ValueError(f"holdout: X has {rows} rows and y {y.shape[0]}; pass as many, and at least one.")
     return Holdout(X, y.reshape(y.shape[0], -1), loss)
 
 
@@ -313,6 +323,9 @@ def needs_leverages(rule: Any) -> bool:
 
 def bind(rule: Callable[..., Array], spectrum: Any) -> Any:
     """The rule with its preparations for this problem made, if it has any."""
+    if rule is kfold or rule is holdout:
+        raise ValueError(f"rule is select.{rule.__name__} itself; call it, as in select.kfold(5).")
+    rule = as_function("rule", rule, "select.loo, select.gcv, select.kfold(5) or another of jaxridge.select")
     return rule.prepare(spectrum.design, spectrum) if isinstance(rule, KFold) else rule
 
 
@@ -505,6 +518,7 @@ def settle(
 ) -> Found:
     """What scores on a grid come to, after one more look by ``better(lam, share)`` if there is one."""
     share = None if per_target else share_of(scores)
+    pick = as_function("pick", pick, "select.lowest or select.one_standard_error")
     index, lam, at_edge = choose(pick, lams, scores, spread, share)
     lam = lam if better is None else better(lam, share)
     if single:

@@ -491,6 +491,8 @@ MISUSE = {
     "b is float64 and A maps float32": lambda A, b: inverse.tikhonov(
         operators.function(lambda x: x, N, jnp.float32), b, 1.0
     ),
+    "solver is 'lsqr'; pass Direct()": lambda A, b: inverse.tikhonov(A, b, 1.0, solver="lsqr"),
+    "key is 7": lambda A, b: inverse.GolubKahan(7),
     "budget 0": lambda A, b: inverse.GolubKahan(budget=0),
     "rules is empty": lambda A, b: inverse.compare(A, b, {}),
 }

@@ -426,6 +426,28 @@ def test_one_point():
         assert float(fit.dual_coef[0]) == 1.5
 
 
+PLACE = kernels.RBF().on(lambda point: point["a"])
+NYSTROEM = jxr.Nystroem(jax.random.key(0))
+
+
+def choice_by(rule, solver=None, points=POINTS["plain"], kernel=kernels.RBF()):
+    return jxr.kernel_ridge_cv(points, Y, [1.0], kernel=kernel, rule=rule, solver=solver)
+
+
+@pytest.mark.parametrize("solver", [None, NYSTROEM])
+def test_points_of_any_structure_held_out(solver):
+    wanted = choice_by(select.holdout(NEW, Y[:3]), solver)
+    found = choice_by(select.holdout({"a": NEW}, Y[:3]), solver, {"a": POINTS["plain"]}, PLACE)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+@pytest.mark.parametrize(("lam", "noise"), [(0.0, 1.0), (-1.0, 1.0), (1.0, -1.0)])
+def test_no_posterior_without_noise_or_prior(lam, noise):
+    """What cannot be refused, since it is traced, is NaN."""
+    posterior = jax.jit(partial(jxr.kernel_posterior, NEW, Y[:3], kernel=kernels.RBF()))
+    assert jnp.all(jnp.isnan(posterior(lam=lam, noise=noise).variance(NEW)))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -435,6 +457,24 @@ def test_one_point():
         (lambda: jxr.kernel_ridge(NEW, Y[:3], [1.0, 2.0, 3.0], kernel=kernels.RBF()), "lam has shape"),
         (lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel=kernels.RBF(), weights=[1.0]), "weights has shape"),
         (lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel=kernels.RBF()).predict(Y[:, :1]), "X has points of shape"),
+        (
+            lambda: jxr.kernel_ridge({"a": NEW}, Y[:3], 1.0, kernel=PLACE).predict({"b": NEW}),
+            r"X has points of shape \{'b': .* model of shape \{'a'",
+        ),
+        (lambda: choice_by(select.holdout(NEW[:, :1], Y[:3])), "holdout: X has points of shape"),
+        (lambda: choice_by(select.holdout(NEW[:, :1], Y[:3]), NYSTROEM), "holdout: X has points of shape"),
+        (lambda: choice_by(select.holdout(NEW, Y[:3, :1])), "holdout: y has 1 targets and the problem 2"),
+        (lambda: choice_by(select.holdout(NEW, Y[:3, :1]), NYSTROEM), "holdout: y has 1 targets and the problem 2"),
+        (lambda: choice_by(select.kfold(3), NYSTROEM), r"rule is KFold.* pass select\.loo"),
+        (lambda: choice_by(select.loo, jxr.Nystroem(centres=NEW[:, :1])), "centres has points of shape"),
+        (lambda: choice_by(select.loo, "eigen"), r"solver is 'eigen'; pass spectrum\."),
+        (lambda: choice_by(select.loo, jxr.Iterative), "solver is <class"),
+        (lambda: jxr.Iterative(3), "key is 3"),
+        (lambda: jxr.kernel_posterior(NEW, Y[:3], 0.0, kernel=kernels.RBF()), r"lam is 0\.0; a posterior"),
+        (
+            lambda: jxr.kernel_posterior(NEW, Y[:3], 1.0, kernel=kernels.RBF(), noise=[1.0, -1.0]),
+            "noise is .*posterior",
+        ),
         (lambda: jxr.kernel_ridge({}, Y[:3], 1.0, kernel=kernels.RBF()), "points needs arrays"),
         (lambda: jxr.kernel_posterior(NEW, Y[:3], [1.0, 2.0], kernel=kernels.RBF()), "one lam for all targets"),
         (

@@ -145,6 +145,15 @@ def test_float32_keeps_a_unit_diagonal_far_from_the_origin():
         (lambda: kernels.Polynomial(0), "degree is 0"),
         (lambda: kernels.ArcCosine(2), "order is 2"),
         (lambda: kernels.RBF([1.0, 2.0]).matrix(jnp.ones((3, 4))), "scale has shape"),
+        (lambda: kernels.RBF().matrix({"a": jnp.ones((3, 4))}), r"a point is a dict and RBF needs vectors.*\.on\("),
+        (lambda: kernels.Matern32().diagonal({"a": jnp.ones((3, 4))}), "a point is a dict and Matern32"),
+        # These would broadcast.
+        (
+            lambda: kernels.RBF().matrix(jnp.ones((3, 1)), jnp.ones((2, 4))),
+            r"Z has points of shape \(4,\)",
+        ),
+        (lambda: kernels.Laplace().matrix(jnp.ones((3, 1)), jnp.ones((2, 4))), "Z has points of shape"),
+        (lambda: kernels.Linear().matrix(jnp.ones((3, 1)), jnp.ones((2, 4))), "Z has points of shape"),
         (lambda: kernels.Precomputed().matrix(jnp.ones((2, 3)), jnp.ones((2, 2))), "column per point"),
         (lambda: kernels.Precomputed().diagonal(jnp.ones((2, 3))), "does not know"),
     ],

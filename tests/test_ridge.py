@@ -339,6 +339,7 @@ MISUSE = {
     "durations": (lambda: jxr.ridge(X, np.zeros(9, "timedelta64[s]"), 1.0), "y holds values that are not numbers"),
     "rows of unequal length": (lambda: jxr.ridge([[1.0, 2.0], [3.0]], [1.0, 2.0], 1.0), "X "),
     "a table with text": (lambda: jxr.ridge(pd.DataFrame({"a": ["x", "y"]}), [1.0, 2.0], 1.0), "X holds values"),
+    "a solver by name": (lambda: jxr.ridge(X, Y, 1.0, solver="svd"), r"solver is 'svd'; pass spectrum\.from_design"),
     "a masked array": (lambda: jxr.ridge(np.ma.masked_less(X, 0), Y, 1.0), "X is masked"),
 }
 

@@ -402,9 +402,16 @@ MISUSE = {
     "rows held out that differ": (lambda: select.holdout(X[:3], Y[:2]), "holdout: X has 3 rows and y 2"),
     "nothing held out": (lambda: select.holdout(X[:0], Y[:0]), "holdout: X has 0 rows"),
     "other columns held out": (lambda: scores_of(select.holdout(X[:, :3], Y)), "holdout: X has 3 columns.*problem 4"),
-    "other targets held out": (lambda: scores_of(select.holdout(X, Y[:, 0])), "y 1 targets.*the problem 4 and 2"),
+    "other targets held out": (
+        lambda: scores_of(select.holdout(X, Y[:, 0])),
+        "y has 1 targets.*the problem 2",
+    ),
     "no spread": (lambda: scores_of(mallows, pick=select.one_standard_error), "needs a rule with a spread"),
     "a grid per target for all": (lambda: jxr.ridge_cv(X, Y, np.ones((3, 2))), "lams has a grid for each target.*per_"),
+    "a rule by name": (lambda: scores_of("gcv"), r"rule is 'gcv'; pass select\.loo"),
+    "a rule without its folds": (lambda: scores_of(select.kfold), r"select\.kfold itself; call it"),
+    "a pick by name": (lambda: jxr.ridge_cv(X, Y, LAMS, pick="lowest"), r"pick is 'lowest'; pass select\.lowest"),
+    "a seed for a key": (lambda: select.kfold(key=0), r"key is 0; pass .*jax\.random\.key\(0\)"),
     "no memory": (lambda: jxr.ridge_cv(X, Y, LAMS, memory=0), "memory is 0 bytes"),
 }
 
