@@ -235,8 +235,8 @@ def _intercept_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
     if not design.terms.intercept:
         return jnp.zeros(design.y.shape[1], design.y.dtype)
     along = matmul(form.across, _gamma(spectrum, lam)) / jnp.linalg.norm(form.root)
-    used = jnp.where((form.root > 0)[:, None], design.y, 0.0)
-    return design.mean(used) - along
+    rest = jnp.where((form.root > 0)[:, None], design.y - form.level[None, :], 0.0)
+    return form.level + (design.mean(rest) - along)
 
 
 def _fitted_rows(spectrum: KernelSpectrum, lam: Lam, scaled: Array) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxridge import krylov, plan, stream
 from jaxridge._implicit import implicit_solution, once_only
+from jaxridge._kernel_form import from_level
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, override
 from jaxridge._rows import copies, count, map_rows, same_kind, sum_rows, take
@@ -51,7 +52,20 @@ class LargeSolver(eqx.Module):
         weights: Float[Array, " n"] | None = None,
         intercept: bool = True,
     ) -> LargePath:
-        """The models of the grid."""
+        """The models of the grid, each with a code."""
+        y, level = from_level(y, weights, intercept)
+        path = self._path(kernel, points, y, lams, weights, intercept)
+        return eqx.tree_at(lambda path: path.intercept, path, path.intercept + level[None, :])
+
+    def _path(
+        self,
+        kernel: Any,
+        points: Any,
+        y: Float[Array, "n t"],
+        lams: Float[Array, "k *t"],
+        weights: Float[Array, " n"] | None,
+        intercept: bool,
+    ) -> LargePath:
         raise NotImplementedError
 
 
@@ -110,6 +124,7 @@ class Iterative(LargeSolver):
     rank: columns of the preconditioner, 0 for none; at most the number of points. max_steps: products at most.
     key: of the pivots, ``jax.random.key(0)``; they change the number of steps, never what is solved.
     memory: bytes for the kernel matrix or blocks of it, vectors and preconditioner, see `plan.kernel_blocks`.
+    A λ that was not solved has NaN derivatives.
     """
 
     key: Array
@@ -124,16 +139,15 @@ class Iterative(LargeSolver):
         self.key, self.tol = as_key(key), None if tol is None else jnp.asarray(tol)
         self.rank, self.max_steps, self.memory = rank, max_steps, memory
 
-    def path(
+    def _path(
         self,
         kernel: Any,
         points: Any,
         y: Float[Array, "n t"],
         lams: Float[Array, "k *t"],
-        weights: Float[Array, " n"] | None = None,
-        intercept: bool = True,
+        weights: Float[Array, " n"] | None,
+        intercept: bool,
     ) -> LargePath:
-        """Every λ of the grid; each has a code, and NaN derivatives if it was not solved."""
         (n, t), k = y.shape, lams.shape[0]
         rank = min(self.rank, n)
         alive = copies(lambda rows: kernel.matrix(rows, points), points)
@@ -141,9 +155,6 @@ class Iterative(LargeSolver):
         # A grid of (λ, target) pairs as one row of columns, targets fastest.
         lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
         Y = jnp.broadcast_to(y[:, None, :], (n, k, t)).reshape(n, -1)
-        if weights is not None:
-            # A row of weight zero takes no part, whatever its target.
-            Y = jnp.where((weights == 0)[:, None] & ~jnp.isfinite(Y), 0.0, Y)
         measure = _Measure(weights, intercept)
         product = KernelProduct.make(kernel, points, stored=blocks.stored, block=blocks.rows)
         alpha, stats = self._solve(product, measure, Y, lam, rank)
@@ -248,6 +259,7 @@ class Nystroem(LargeSolver):
 
     key: of the centres, drawn by randomly pivoted Cholesky. rank: centres, n at most. centres: given instead.
     memory: bytes for the factor that finds the centres and for blocks of features, see `plan.feature_block`.
+    Derivatives of ``dof`` in other things than λ are NaN.
     """
 
     key: Array | None
@@ -264,16 +276,15 @@ class Nystroem(LargeSolver):
         self.centres = None if centres is None else as_points("centres", centres)
         self.rank, self.memory = rank, memory
 
-    def path(
+    def _path(
         self,
         kernel: Any,
         points: Any,
         y: Float[Array, "n t"],
         lams: Float[Array, "k *t"],
-        weights: Float[Array, " n"] | None = None,
-        intercept: bool = True,
+        weights: Float[Array, " n"] | None,
+        intercept: bool,
     ) -> LargePath:
-        """Every λ of the grid, with degrees of freedom. Derivatives of ``dof`` in other things than λ are NaN."""
         features, spectrum, block = self.model(kernel, points, y, weights, intercept)
         w = stream.coefficients(spectrum, features, points, y, lams, weights=weights, block=block)
         coef, b = spectrum.design.split(w)

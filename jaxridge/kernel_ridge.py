@@ -22,6 +22,7 @@ from jax.core import Tracer
 
 from jaxridge import plan, select, stream
 from jaxridge._implicit import one_by_one
+from jaxridge._kernel_form import from_level
 from jaxridge._large import Iterative, LargePath, LargeSolver, Nystroem
 from jaxridge._numerics import matmul, poison
 from jaxridge._rows import same_kind
@@ -497,11 +498,10 @@ def _large_scores(
         predicted = path.predict(rule.X).reshape(path.lams.shape[0], rule.y.shape[0], -1)
         return jax.vmap(rule.summary)(rule.misfit(predicted))
     if isinstance(solver, Nystroem):
-        features, spectrum, block = solver.model(
-            path.kernel, problem.points, problem.y, problem.weights, terms.intercept
-        )
+        y = from_level(problem.y, problem.weights, terms.intercept)[0]
+        features, spectrum, block = solver.model(path.kernel, problem.points, y, problem.weights, terms.intercept)
         if isinstance(rule, select.LeaveOneOut):
-            rows = (problem.points, problem.y, path.lams)
+            rows = (problem.points, y, path.lams)
             options = {"weights": problem.weights, "loss": rule.loss, "block": block}
             return stream.leave_one_out(spectrum, features, *rows, **options), None
         if not select.needs_leverages(rule) and not isinstance(rule, select.KFold):

@@ -224,6 +224,32 @@ def test_lam_per_target_paths_and_blocks():
     np.testing.assert_allclose(many, path.dual_coef, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        from_kernel,
+        from_kernel_tridiagonal,
+        from_kernel_cholesky,
+        jxr.Iterative(jax.random.key(0), tol=1e-6, rank=4),
+        jxr.Nystroem(jax.random.key(0), rank=N),
+    ],
+)
+def test_a_large_mean_of_y_costs_float32_no_digits(solver):
+    """κ·eps = (‖K‖/λ)·eps ≤ 2e-5 is what rounding leaves; y far from 0 must not make it more."""
+    points, y = POINTS["plain"].astype(np.float32), (1e5 + Y).astype(np.float32)
+    problem = {"kernel": kernels.RBF(), "weights": np.float32(WEIGHTS["some"])}
+    found = jxr.kernel_ridge(points, y, 0.1, solver=solver, **problem)
+    wanted = jxr.kernel_ridge(points.astype(float), y.astype(float), 0.1, **problem)
+    assert found.dual_coef.dtype == jnp.float32
+    of, wanted_of = (
+        np.asarray(kernels.RBF().matrix(NEW, fit.points.astype(float))) @ np.asarray(fit.dual_coef)
+        for fit in (found, wanted)
+    )
+    np.testing.assert_allclose(of, wanted_of, rtol=0, atol=2e-5 * np.max(np.abs(wanted_of)))
+    np.testing.assert_allclose(found.intercept, wanted.intercept, rtol=2e-7)
+    np.testing.assert_allclose(found.rss, wanted.rss, rtol=1e-4)
+
+
 def test_large_solvers_behind_the_same_verbs():
     """Conjugate gradients give the dense path; Nyström at full rank too, with its leave-one-out; refusals by name."""
     X, kernel, key = POINTS["plain"], kernels.RBF(), jax.random.key(1)
