@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxridge import _loop
 from jaxridge._flat import frozen
+from jaxridge._numerics import select
 from jaxridge._types import Array
 from jaxridge.nonlinear import (
     LevenbergMarquardt,
@@ -131,10 +132,6 @@ def _lanes_first(args: Any, in_axes: Any) -> tuple[Any, Any]:
     return jax.tree.map(first, in_axes, own, is_leaf=lambda axis: axis is None), shared
 
 
-def _select(where: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda new, old: jnp.where(where, new, old), new, old)
-
-
 class _Lanes(eqx.Module):
     """How a batch of lanes starts and advances; lanes are the last axis of a state, and the first of data."""
 
@@ -154,9 +151,9 @@ class _Lanes(eqx.Module):
         def advance(states: _loop.State) -> _loop.State:
             running, decisions = self.running(states), self.decide(states, *data)
             accepted = running & decisions.accepted
-            rested = _select(running, self.stay(states, decisions), states)
+            rested = select(running, self.stay(states, decisions), states)
             # XLA would work out who goes again for every number that they carry, were it not for this cut.
-            go = lambda: _select(accepted, self.move(states, decisions, *data), rested)  # noqa: E731
+            go = lambda: select(accepted, self.move(states, decisions, *data), rested)  # noqa: E731
             return jax.lax.cond(jnp.any(accepted), go, lambda: rested)
 
         return jax.lax.while_loop(going, advance, states)

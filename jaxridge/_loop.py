@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge import _steps
-from jaxridge._numerics import every, total
+from jaxridge._numerics import every, select, total
 from jaxridge._objective import Objective, Point, Rounding, Smooth, Stored, SumOfSquares, qr
 from jaxridge._types import Array, Bool, Float, Int, Scalar
 
@@ -22,6 +22,10 @@ _WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
 _BENT = 0.75  # the largest second-order part of a step, against the first; Transtrum and Sethna (2012)
 _MEMORY = 0.5  # how much of the scale of the last point stays; heuristic, see LevenbergMarquardt
 _HIDDEN = 5e-3  # of the cost, which rounding may hide in a run that still counts as converged
+_LESS = 0.95  # than the last step's, or what a step promises is jitter; heuristic
+_NOTHING = 1e-3  # of what rounding hides: where shortened steps that promise less and less arrive; heuristic
+_TRUSTED = 0.75  # of the predicted gain; heuristic
+_ROUGH = 10.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
 
 
 class LevenbergMarquardt(eqx.Module):
@@ -66,6 +70,14 @@ class LevenbergMarquardt(eqx.Module):
             jnp.where(accepted, 2.0, 2.0 * growth),
         )
 
+    def release(self, control: Control) -> Control:
+        """A damping that is felt in no direction which the data determine beyond rounding."""
+        mu, growth = control
+        return jnp.minimum(mu, _ROUGH * jnp.finfo(mu.dtype).eps), jnp.full_like(growth, 2.0)
+
+    def released(self, control: Control, unhindered: Bool[Array, ""]) -> Bool[Array, ""]:
+        return control[0] <= self.release(control)[0]
+
 
 class TrustRegion(eqx.Module):
     """Steps that minimise the model within ‖Dp‖ ≤ Δ.
@@ -101,6 +113,12 @@ class TrustRegion(eqx.Module):
         shrunk = 0.25 * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
         return (jnp.where(accepted & (ratio > 0.25), grown, jnp.where(accepted, 0.5 * radius, shrunk)),)
 
+    def release(self, control: Control) -> Control:
+        return (4.0 * control[0],)
+
+    def released(self, control: Control, unhindered: Bool[Array, ""]) -> Bool[Array, ""]:
+        return unhindered
+
 
 Solver = LevenbergMarquardt | TrustRegion
 
@@ -132,6 +150,21 @@ class Tolerances(eqx.Module):
 RUNNING, GRADIENT, COST, STEP, ROUNDING, STALLED, NONFINITE, START = range(8)
 
 
+class Blind(eqx.Module):
+    """What is remembered where rounding hides the gains of steps, and only the model tells where to go."""
+
+    promised: Scalar  # by the last step, if its gain was hidden
+    trusted: Bool[Array, ""]  # the model: the last gain that could be seen was about as it said
+    released: Bool[Array, ""]  # what damps the steps, since the last gain that could be seen
+    kept: Control  # what it was before
+    refused: Bool[Array, ""]  # a trial since the last step, because of a gain that could be seen
+
+    @staticmethod
+    def start(control: Control) -> "Blind":
+        no, yes = jnp.zeros((), bool), jnp.ones((), bool)
+        return Blind(jnp.full_like(control[0], jnp.inf), yes, no, control, no)
+
+
 class State(eqx.Module):
     """What the loop carries."""
 
@@ -142,17 +175,17 @@ class State(eqx.Module):
     d: Float[Array, " n"]
     control: Control
     blocked: Bool[Array, ""]  # a trial since the last step was not finite
-    shortest: Scalar  # step among those whose gain drowned in rounding
+    blind: Blind
     steps: Int[Array, ""]
     evaluations: Int[Array, ""]
     jacobians: Int[Array, ""]
     stop: Int[Array, ""]
 
 
-def _complete(objective: Objective, state: State) -> _steps.Model:
-    if isinstance(state.model, _steps.Matrix):
-        return state.model
-    return _steps.Products(objective.product_at(state.x, state.point), state.model)
+def _complete(objective: Objective, x: Array, point: Point, stored: Stored) -> _steps.Model:
+    if isinstance(stored, _steps.Matrix):
+        return stored
+    return _steps.Products(objective.product_at(x, point), stored)
 
 
 def _gradient(stored: Stored) -> Array:
@@ -180,21 +213,21 @@ def start(objective: Objective, solver: Solver, x: Array, relative: bool) -> Sta
     d = _scale(stored, None, relative)
     zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
     finite = jnp.isfinite(point.cost) & jnp.all(jnp.isfinite(_gradient(stored)))
-    state = State(
+    control = solver.start(_complete(objective, x, point, stored), d, x)
+    return State(
         x=x,
         point=point,
         model=stored,
         noise=noise,
         d=d,
-        control=(),
+        control=control,
         blocked=jnp.zeros((), bool),
-        shortest=jnp.full((), jnp.inf, x.dtype),
+        blind=Blind.start(control),
         steps=zero,
         evaluations=one,
         jacobians=one,
         stop=jnp.where(finite, RUNNING, START).astype(jnp.int32),
     )
-    return eqx.tree_at(lambda s: s.control, state, solver.start(_complete(objective, state), d, x))
 
 
 class Trial(NamedTuple):
@@ -206,19 +239,23 @@ class Trial(NamedTuple):
     predicted: Scalar
     gain: Scalar
     resting: Bool[Array, ""]  # nowhere to go
-    unhindered: Bool[Array, ""]  # neither damping, radius nor a bound shortened it
+    short: Bool[Array, ""]  # enough to stop after it,
+    flat: Bool[Array, ""]  # or of too little gain to go on
+    unhindered: Bool[Array, ""]  # neither damping nor radius shortened it
+    clipped: Bool[Array, ""]  # a bound did
     bent: Bool[Array, ""]  # beyond where its expansion holds
 
 
 def propose(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Trial:
     """The step that the solver wants, inside the box, evaluated."""
-    x, model, g, d = state.x, _complete(objective, state), _gradient(state.model), state.d
+    x, model, g, d = state.x, _complete(objective, state.x, state.point, state.model), _gradient(state.model), state.d
     free = jnp.ones(x.shape, bool)
     if box is not None:
         free = box.free(x, g)
         model, g = model.restricted(free), jnp.where(free, g, 0.0)
     step, unhindered = solver.propose(model, d, state.control)
-    p, following, bent = step.p, x + step.p, jnp.zeros((), bool)
+    p, following = step.p, x + step.p
+    bent = clipped = jnp.zeros((), bool)
     if solver.acceleration and step.solve is not None and isinstance(objective, SumOfSquares):
         half = step.solve(jnp.where(free, objective.bend(x, p), 0.0)) / 2
         bent = jnp.linalg.norm(d * half) * 2 > _BENT * jnp.linalg.norm(d * p)
@@ -226,20 +263,25 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
     if box is not None:
         inside = box.clip(following)
         clipped = jnp.any(inside != following)
-        unhindered &= ~clipped
         # A cut step is judged by what the model says of it.
         p, following = jnp.where(clipped, inside - x, p), inside
     there = objective.evaluate(following)
     # A stationary point, unless it is a saddle, from which only an exact step finds the way down.
     resting = every(jnp.abs(g) / d <= tol.g * objective.slope_unit(state.point))
+    length, predicted = jnp.sqrt(total(jnp.square(d * p))), -total(g * p) - 0.5 * model.curvature(p)
+    gain, enough = objective.gain(x, following - x, state.point, there), tol.f * there.cost
+    whole = unhindered & ~clipped
     return Trial(
         x=following,
         point=there,
-        length=jnp.sqrt(total(jnp.square(d * p))),
-        predicted=-total(g * p) - 0.5 * model.curvature(p),
-        gain=objective.gain(x, following - x, state.point, there),
+        length=length,
+        predicted=predicted,
+        gain=gain,
         resting=resting & ~(isinstance(objective, Smooth) & (step.mu > 0)),
+        short=whole & (length <= tol.x * jnp.sqrt(total(jnp.square(d * x)))),
+        flat=whole & (predicted <= enough) & (gain <= enough),
         unhindered=unhindered,
+        clipped=clipped,
         bent=bent,
     )
 
@@ -252,7 +294,7 @@ class Decision(NamedTuple):
     accepted: Bool[Array, ""]
     control: Control
     blocked: Bool[Array, ""]
-    shortest: Scalar
+    blind: Blind
     stop: Int[Array, ""]
 
 
@@ -261,19 +303,38 @@ def decide(objective: Objective, solver: Solver, box: Box | None, tol: Tolerance
     trial = propose(objective, solver, box, tol, state)
     sensible = jnp.isfinite(trial.point.cost) & jnp.isfinite(trial.length) & (trial.predicted > 0) & ~trial.bent
     ratio = jnp.where(sensible, trial.gain / jnp.where(sensible, trial.predicted, 1.0), -jnp.inf)
-    # Where rounding hides the gain the model decides, as long as its steps become shorter.
-    hidden = sensible & (trial.predicted <= state.noise.gain) & (jnp.abs(trial.gain) <= state.noise.gain)
-    shorter = trial.length <= 0.9 * state.shortest  # heuristic: what only jitters is not shorter
-    accepted = jnp.where(hidden, trial.unhindered & shorter, sensible & (ratio > _WORTHWHILE)) & ~trial.resting
-    control = solver.update(state.control, jnp.where(hidden, 1.0, ratio), accepted, trial.length)
+    noise, blind = state.noise.gain, state.blind
+    worthwhile = sensible & (ratio > _WORTHWHILE) & ~trial.resting
+    drowned = sensible & (jnp.maximum(trial.predicted, jnp.abs(trial.gain)) <= _ROUGH * noise) & ~trial.resting
+    hidden = drowned & ((trial.predicted <= noise) | ~worthwhile)
+    # Where rounding hides the gain a step is taken if the model promises less than before. What damps it is let go
+    # first where the model could be trusted; if a gain that can be seen then fails, it comes back. Damping that grew
+    # since the last step, because such gains failed, goes on growing until the step is free of it or nothing.
+    content = solver.released(state.control, trial.unhindered) | trial.short | trial.flat
+    releasing = hidden & blind.trusted & ~blind.refused & ~content
+    waiting = hidden & blind.refused & ~trial.unhindered
+    less = trial.predicted <= _LESS * blind.promised
+    accepted = jnp.where(hidden, less & ~releasing & ~waiting, worthwhile)
+    exhausted = hidden & ~less & ~releasing & ~waiting
+    failed = ~hidden & ~accepted
+    back = failed & blind.released
+    updated = solver.update(state.control, ratio, accepted, trial.length)
+    control = select(hidden & ~waiting, state.control, select(back, blind.kept, updated))
+    seen = accepted & ~hidden
     return Decision(
         x=trial.x,
         point=trial.point,
         accepted=accepted,
-        control=control,
+        control=select(releasing, solver.release(state.control), control),
         blocked=~accepted & (state.blocked | ~jnp.isfinite(trial.point.cost)),
-        shortest=jnp.where(hidden, trial.length, jnp.where(accepted, jnp.inf, state.shortest)),
-        stop=_verdict(tol, state, trial, control, accepted, hidden),
+        blind=Blind(
+            promised=jnp.where(accepted & hidden, trial.predicted, jnp.where(seen | back, jnp.inf, blind.promised)),
+            trusted=jnp.where(seen, ratio > _TRUSTED, blind.trusted & ~back),
+            released=releasing | (blind.released & ~seen & ~back),
+            kept=select(releasing, state.control, blind.kept),
+            refused=~accepted & (blind.refused | (failed & ~back)),
+        ),
+        stop=_verdict(tol, state, trial, control, accepted, hidden, exhausted, releasing | back),
     )
 
 
@@ -283,7 +344,7 @@ def stay(state: State, decision: Decision) -> State:
         state,
         control=decision.control,
         blocked=decision.blocked,
-        shortest=decision.shortest,
+        blind=decision.blind,
         steps=state.steps + 1,
         evaluations=state.evaluations + 1,
         stop=decision.stop,
@@ -307,20 +368,30 @@ def move(objective: Objective, relative: bool, state: State, decision: Decision)
 
 
 def _verdict(
-    tol: Tolerances, state: State, trial: Trial, control: Control, accepted: Array, hidden: Array
+    tol: Tolerances,
+    state: State,
+    trial: Trial,
+    control: Control,
+    accepted: Array,
+    hidden: Array,
+    exhausted: Array,
+    again: Array,
 ) -> Int[Array, ""]:
     """Why the loop should end here, if it should."""
-    size, cost, taken = jnp.sqrt(total(jnp.square(state.d * state.x))), state.point.cost, accepted & trial.unhindered
-    enough = tol.f * trial.point.cost
-    cost_small = taken & ~hidden & (trial.predicted <= enough) & (trial.gain <= enough)
-    step_small = taken & (trial.length <= tol.x * size)
-    exhausted = hidden & ~accepted & trial.unhindered
+    size, cost = jnp.sqrt(total(jnp.square(state.d * state.x))), state.point.cost
     vague = (state.noise.gain > _HIDDEN * jnp.abs(cost)) & (cost > 4.0 * state.noise.floor)
+    # A step that is shortened may promise nothing for that reason alone.
+    settled = trial.unhindered | (trial.predicted <= _NOTHING * state.noise.gain)
     unmoved = (trial.length <= jnp.finfo(size.dtype).eps * size) | every(trial.x == state.x)
-    stuck = (~accepted & unmoved) | ~jnp.isfinite(control[0]) | (control[0] == 0)
+    stuck = (~accepted & ~again & unmoved) | ~jnp.isfinite(control[0]) | (control[0] == 0)
     blocked = state.blocked | ~jnp.isfinite(trial.point.cost)
     return jnp.select(
-        [trial.resting, cost_small, step_small | exhausted, stuck],
+        [
+            trial.resting,
+            accepted & trial.flat,
+            (accepted & trial.short) | (exhausted & (settled | vague)),
+            stuck | exhausted,
+        ],
         [GRADIENT, COST, jnp.where(exhausted & vague, ROUNDING, STEP), jnp.where(blocked, NONFINITE, STALLED)],
         RUNNING,
     ).astype(jnp.int32)

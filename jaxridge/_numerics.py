@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,11 @@ def total(x: Float[Array, " m"]) -> Scalar:
 def every(x: Bool[Array, " m"]) -> Bool[Array, ""]:
     """Whether all are true, written out where they are few."""
     return functools.reduce(operator.and_, list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.all(x)
+
+
+def select(where: Bool[Array, "..."], new: Any, old: Any) -> Any:
+    """``new`` or ``old``, two pytrees of a kind."""
+    return jax.tree.map(lambda new, old: jnp.where(where, new, old), new, old)
 
 
 def gram_of(columns: list[Array]) -> list[list[Array]]:

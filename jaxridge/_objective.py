@@ -80,7 +80,7 @@ def products(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored,
 
 def _of_cost(point: Point) -> Rounding:
     """Where the sizes of what was subtracted are not known."""
-    return Rounding(10 * jnp.finfo(point.cost.dtype).eps * jnp.abs(point.cost), jnp.zeros_like(point.cost))
+    return Rounding(jnp.finfo(point.cost.dtype).eps * jnp.abs(point.cost), jnp.zeros_like(point.cost))
 
 
 class SumOfSquares(eqx.Module):
