@@ -78,7 +78,7 @@ def gradients(X, y):
         return back(jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(K + 0.1 * eye), True), eye))
 
     value, at = jax.jit(lambda scale: jxr.kernels.RBF(scale).matrix(X)), jnp.asarray(3.0)
-    found["kernel; with Cholesky, inverse, backward"] = (lambda: value(at), lambda f=jax.jit(floor): f(at))
+    found["kernel; with Cholesky, inverse, backward"] = (lambda f=value: f(at), lambda f=jax.jit(floor): f(at))
     for rule in ("loo", "evidence"):
         for name, solver in (("Cholesky", None), ("eigh", jxr.spectrum.from_kernel)):
 

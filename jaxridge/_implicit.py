@@ -105,10 +105,14 @@ def one_by_one(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None)
 
     Where reverse mode splits a loop in two, JAX puts the plain value of such a function in its place, so that second
     derivatives would be silently wrong. Here the rule is that of the whole loop, and its tangents come from bodies
-    that are rematerialised, which are not split; nor does any store what it computed.
+    that are rematerialised, which are not split; nor does any store what it computed. One alone needs no loop, and
+    shares with its surroundings what both compute.
     """
+    first = jax.tree.map(lambda x: x[0], xs)
+    if jax.tree.leaves(xs)[0].shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], fn(first))
     # What fn closes over has to be an argument of the rule.
-    program, out = jax.make_jaxpr(fn, return_shape=True)(jax.tree.map(lambda x: x[0], xs))
+    program, out = jax.make_jaxpr(fn, return_shape=True)(first)
 
     def body(constants: Any) -> Callable[[Any], list[Array]]:
         return lambda x: eval_jaxpr(program.jaxpr, constants, *jax.tree.leaves(x))

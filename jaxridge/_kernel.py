@@ -321,9 +321,7 @@ def _residual_map(design: KernelDesign, A: Array) -> Array:
 def _influence(frozen: KernelSpectrum, design: KernelDesign, lam: Scalar) -> Float[Array, "n n"]:
     """A at one λ."""
     form = frozen.form
-    root = form.root
-    G = frozen.factor.solve(form, form.mu(lam), jnp.eye(root.shape[0], dtype=root.dtype))
-    return root[:, None] * form.inside(G) * root[None, :] / form.scale
+    return form.root[:, None] * frozen.factor.matrix(form, form.mu(lam)) * form.root[None, :] / form.scale
 
 
 @jax.custom_jvp
@@ -356,7 +354,7 @@ def _influence_diagonal_rule(primals: Any, tangents: Any) -> tuple[Array, Array]
     """The diagonal of the rule above without weights, at half its price: R = λA."""
     A = _influence(*primals)
     dK, _, dlam = _moving(tangents)
-    tangent = jnp.zeros_like(A[0]) if dK is None else -jnp.sum(matmul(A, dK) * A, axis=1)
+    tangent = jnp.zeros_like(A[0]) if dK is None else -jnp.sum(A * matmul(dK, A), axis=0)
     if dlam is not None:
         tangent -= dlam * jnp.sum(jnp.square(A), axis=1)
     return _influence_diagonal(*primals), tangent

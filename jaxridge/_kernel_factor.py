@@ -44,6 +44,11 @@ class Factor(eqx.Module):
         """Gb."""
         return self.back(form, self.within(mu, self.coordinates(form, b)))
 
+    def matrix(self, form: KernelForm, mu: Float[Array, "1"]) -> Float[Array, "n n"]:
+        """G itself, back in all rows."""
+        n = form.root.shape[0]
+        return self.solve(form, mu, jnp.eye(n, dtype=mu.dtype))
+
     def kept_sum(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, " c"]:
         """μ tr G."""
         raise NotImplementedError
@@ -101,6 +106,9 @@ class Eigen(Factor):
 
     def within(self, mu: Array, z: Array) -> Array:
         return self.seen(mu) * z
+
+    def matrix(self, form: KernelForm, mu: Array) -> Array:
+        return matmul(self.U * self.seen(mu).T, self.U.T)
 
     def kept(self, mu: Float[Array, " c"], least: Any = 0.0) -> Float[Array, "p c"]:
         """(least + μ)/(e + μ): 1 − f for least = 0; 1 where neither e nor μ is anything, and for infinite μ."""
@@ -330,12 +338,20 @@ class Cholesky(Factor):
             return of(form, jnp.linalg.cholesky(K, symmetrize_input=False), mu, *args)
 
         each = (self.held(mu), *with_each)
+        if mu.shape[0] == 1:
+            return one(self.K, form, *(x[0] for x in each))[None]
         return jax.vmap(one, (None, None, *(0 for _ in each)))(self.K, form, *each)
 
     def within(self, mu: Array, z: Array) -> Array:
         columns = z[None] if mu.shape[0] == 1 else z.T[:, :, None]
         x = self.over(None, mu, lambda form, L, mu, b: cho_solve((L, True), b), columns)
         return x[0] if mu.shape[0] == 1 else x[:, :, 0].T
+
+    def matrix(self, form: KernelForm, mu: Array) -> Array:
+        def one(form: KernelForm, L: Array, mu: Array) -> Array:
+            return form.lift(form.lift(cho_solve((L, True), jnp.eye(L.shape[0], dtype=mu.dtype))).T)
+
+        return self.over(form, mu, one)[0]
 
     def diagonal(self, form: KernelForm, mu: Array) -> Array:
         def one(form: KernelForm, L: Array, mu: Array) -> Array:

@@ -70,10 +70,6 @@ class KernelForm(eqx.Module):
         """The part of M in the complement of u."""
         return M if self.reflector is None else reflect(self.reflector, M)[1:]
 
-    def inside(self, M: Float[Array, "n m"]) -> Float[Array, "n m"]:
-        """M less its part along u."""
-        return self.lift(self.lower(M))
-
     def u(self) -> Float[Array, " n"]:
         """√ω/‖√ω‖."""
         return self.root / jnp.linalg.norm(self.root)
