@@ -21,11 +21,10 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxridge import plan, select, stream
-from jaxridge._implicit import one_by_one
 from jaxridge._kernel_form import from_level
 from jaxridge._large import Iterative, LargePath, LargeSolver, Nystroem
 from jaxridge._numerics import matmul, poison
-from jaxridge._rows import same_kind
+from jaxridge._rows import count, map_rows, same_kind
 from jaxridge._types import Array, Float
 from jaxridge.design import Terms, as_floats, as_function, as_points
 from jaxridge.kernels import Kernel, Precomputed
@@ -552,17 +551,8 @@ def _with_kernel(rule: Any, kernel: Kernel, points: Any) -> Any:
 def _predict(kernel: Kernel, X: Any, points: Any, dual_coef: Array, intercept: Array, memory: int) -> Array:
     X = as_points("X", X)
     same_kind("X", X, "the model", points)
-    rows, n = jax.tree.leaves(X)[0].shape[0], jax.tree.leaves(points)[0].shape[0]
+    n = count(points)
     flat, b = dual_coef.reshape(n, -1), intercept.reshape(1, -1)
-
-    def of(X: Any) -> Array:
-        return matmul(kernel.matrix(X, points).astype(flat.dtype), flat) + b
-
     block = max(1, memory // max(2 * n * flat.dtype.itemsize, 1))
-    if rows <= block:
-        return of(X).reshape(rows, *dual_coef.shape[1:])
-    blocks = -(-rows // block)
-    # The last block is filled up with copies of the last point.
-    order = jnp.minimum(jnp.arange(blocks * block), rows - 1).reshape(blocks, block)
-    parts = one_by_one(lambda chosen: of(jax.tree.map(lambda x: x[chosen], X)), order)
-    return parts.reshape(-1, flat.shape[1])[:rows].reshape(rows, *dual_coef.shape[1:])
+    out = map_rows(lambda rows: matmul(kernel.matrix(rows, points).astype(flat.dtype), flat) + b, X, block)
+    return out.reshape(count(X), *dual_coef.shape[1:])

@@ -5,6 +5,31 @@ The iteration is three pure functions on a record: `init`, `step` and `done`; `r
 residual, which the one that is carried along loses to rounding. `solve` puts them together, with derivatives.
 
 A randomly pivoted Cholesky factor F of A, FFᵀ ≈ A, preconditions every λ at once through its thin SVD.
+
+A loop of one's own shows how far a long solve is, and goes on with the columns that are left:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxridge import kernels, krylov
+    >>> x, lams = jnp.linspace(-1.0, 1.0, 300)[:, None], jnp.array([1e-2, 1.0, 1e2])
+    >>> kernel, y = kernels.RBF(0.5), jnp.tile(jnp.sin(3.0 * x), 3)
+    >>> K = krylov.KernelProduct.make(kernel, x, stored=False, block=64)
+    >>> columns = lambda i: kernel.matrix(x, x[i])
+    >>> M = krylov.LowRank.of(krylov.pivoted_cholesky(kernel.diagonal(x), columns, 5, jax.random.key(0)).F)
+    >>> step = jax.jit(lambda state, lams: krylov.step(state, lambda V: K(V) + lams[None, :] * V, M(lams)))
+    >>> state, left = krylov.init(y, M(lams), tol=1e-4), jnp.arange(3)
+    >>> alpha = jnp.zeros_like(y)
+    >>> while left.size:
+    ...     state = step(state, lams[left])
+    ...     alpha = alpha.at[:, left].set(state.x)
+    ...     keep = jnp.flatnonzero(state.active)  # one program for each number of columns
+    ...     if keep.size < left.size:
+    ...         print(f"{int(state.steps)} steps, {keep.size} λ left")
+    ...         state, left = krylov.narrowed(state, keep), left[keep]
+    2 steps, 2 λ left
+    5 steps, 1 λ left
+    8 steps, 0 λ left
+    >>> print(bool(jnp.max(jnp.abs(K(alpha) + lams[None, :] * alpha - y)) < 1e-3))
+    True
 """
 
 import math
@@ -29,6 +54,7 @@ __all__ = [
     "Stats",
     "done",
     "init",
+    "narrowed",
     "pivoted_cholesky",
     "refresh",
     "run",
@@ -82,10 +108,10 @@ def _norm(r: Float[Array, "n c"]) -> Float[Array, " c"]:
     return jnp.sqrt(_dot(r, r))
 
 
-def init(g: Float[Array, "n c"], precondition: Block, tol: Scalar) -> State:
+def init(g: Float[Array, "n c"], precondition: Block, tol: Any) -> State:
     """Start from x = 0; a column is solved when ‖r‖ ≤ tol ‖g‖."""
     size, z = _norm(g), precondition(g)
-    goal = tol.astype(g.dtype) * size
+    goal = jnp.asarray(tol, g.dtype) * size
     none = jnp.zeros(g.shape[1], jnp.int32)
     return State(jnp.zeros_like(g), g, z, _dot(g, z), goal, size, size > goal, none, jnp.zeros((), jnp.int32))
 
@@ -156,7 +182,7 @@ def run(
         which = jnp.argsort(~state.active, stable=True)[:width]
         apply, M = shifted(lams[which]), precondition(lams[which])
         more = lambda part: ~done(part, max_steps) & (jnp.sum(part.active) > enough)  # noqa: E731
-        part = jax.lax.while_loop(more, lambda part: step(part, apply, M), _columns(state, which))
+        part = jax.lax.while_loop(more, lambda part: step(part, apply, M), narrowed(state, which))
         put = lambda all, some: some if all.ndim == 0 else all.at[..., which].set(some)  # noqa: E731
         return jax.tree.map(put, state, part)
 
@@ -178,7 +204,8 @@ def _widths(columns: int) -> tuple[int, ...]:
     return (columns,) if columns <= 8 else (columns, *_widths(max(8, columns // 4)))
 
 
-def _columns(state: State, which: Int[Array, " w"]) -> State:
+def narrowed(state: State, which: Int[Array, " w"]) -> State:
+    """Some of the columns."""
     return jax.tree.map(lambda x: x if x.ndim == 0 else x[..., which], state)
 
 
