@@ -261,8 +261,7 @@ def _residual_live(spectrum: KernelSpectrum, lam: Lam) -> Array:
 def _rss_value(spectrum: KernelSpectrum, lam: Lam) -> Array:
     """Rows of weight zero have no part in it: their ỹ is 0."""
     form = spectrum.form
-    squares = jnp.square(spectrum.factor.damped(form.mu(lam), spectrum.z))
-    return jnp.sum(squares, axis=0) * (form.damping_scale / form.scale)
+    return spectrum.factor.damped_squares(form.mu(lam), spectrum.z) * (form.damping_scale / form.scale)
 
 
 def _rss_live(spectrum: KernelSpectrum, lam: Lam) -> Array:

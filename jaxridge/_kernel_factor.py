@@ -66,6 +66,10 @@ class Factor(eqx.Module):
         infinite = jnp.isinf(mu)[None, :]
         return jnp.where(infinite, z, jnp.where(infinite, 0.0, mu[None, :]) * self.within(mu, z))
 
+    def damped_squares(self, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, " t"]:
+        """‖μGz‖²."""
+        return jnp.sum(jnp.square(self.damped(mu, z)), axis=0)
+
     def damped_diagonal(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, "n c"]:
         """μGᵢᵢ."""
         return mu[None, :] * self.diagonal(form, mu)
@@ -157,12 +161,19 @@ def eigen(form: KernelForm, K: Float[Array, "p p"]) -> Eigen:
 def _rotation(transpose: bool) -> Any:
     """x ↦ Qx or Qᵀx from the reflections of a tridiagonalisation."""
 
+    def below(packed: Float[Array, "q q"], taus: Float[Array, " q"], x: Float[Array, "q m"]) -> Float[Array, "q m"]:
+        """What the reflections do; they leave the first row alone."""
+        # LAPACK reflects at a third of the speed of a product: Q itself pays from 0.8 q columns on, surely from 2 q.
+        if x.shape[1] < 2 * x.shape[0]:
+            return jax.lax.linalg.ormqr(packed, taus, x, left=True, transpose=transpose)
+        Q = jax.lax.linalg.householder_product(packed, taus)
+        return matmul(Q.T if transpose else Q, x)
+
     @jax.custom_batching.custom_vmap
     def rotate(packed: Float[Array, "p p"], taus: Float[Array, " q"], x: Float[Array, "p m"]) -> Float[Array, "p m"]:
         if not taus.shape[0]:
             return x
-        below = jax.lax.linalg.ormqr(packed[1:, :-1], taus, x[1:], left=True, transpose=transpose)
-        return jnp.concatenate([x[:1], below])
+        return jnp.concatenate([x[:1], below(packed[1:, :-1], taus, x[1:])])
 
     @rotate.def_vmap
     def together(size: int, batched: list[bool], packed: Array, taus: Array, x: Array) -> tuple[Array, bool]:
@@ -206,6 +217,11 @@ class Tridiagonal(Factor):
     def within(self, mu: Array, z: Array) -> Array:
         return _substitute(self.off, self.pivots(self.held(mu)), z)
 
+    def damped_squares(self, mu: Array, z: Array) -> Array:
+        """Summed on the way, which saves a third of the time of many targets."""
+        squares = jnp.square(mu) * _squares(self.off, self.pivots(self.held(mu)), z)
+        return jnp.where(jnp.isinf(mu), jnp.sum(jnp.square(z), axis=0), squares)
+
     def inverse(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
         """Gb on the complement of u."""
         return _rotate(self.packed, self.taus, self.within(mu, _rotate_back(self.packed, self.taus, b)))
@@ -239,10 +255,11 @@ def _pivots(d: Float[Array, " p"], off: Float[Array, " p"], mu: Float[Array, " c
     return jax.lax.scan(step, jnp.ones_like(mu), (d, off))[1]
 
 
-def _substitute(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
-    """x of LDLᵀx = z, by substitution from above and back; T + μ is positive definite and needs no interchanges.
+def _eliminated(off: Array, pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> tuple[Array, Array, Array]:
+    """L⁻¹z of LDLᵀ = T + μ by substitution, the entries of Lᵀ behind the diagonal, and a row of zeros to start from.
 
-    By hand because jaxlib 0.10 runs two batches of ``tridiagonal_solve`` at a time into a deadlock on two threads.
+    T + μ is positive definite and needs no interchanges. By hand because jaxlib 0.10 runs two batches of
+    ``tridiagonal_solve`` at a time into a deadlock on two threads.
     """
     edge, start = jnp.ones((1, pivots.shape[1]), z.dtype), jnp.zeros(max(pivots.shape[1], z.shape[1]), z.dtype)
     multiplier = off[:, None] / jnp.concatenate([edge, pivots[:-1]])
@@ -252,8 +269,29 @@ def _substitute(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[A
         return w, w
 
     w = jax.lax.scan(down, start, (z, multiplier), unroll=4)[1]
-    after = jnp.concatenate([multiplier[1:], 0.0 * edge])
-    return jax.lax.scan(down, start, (w / pivots, after), reverse=True, unroll=4)[1]
+    return w, jnp.concatenate([multiplier[1:], 0.0 * edge]), start
+
+
+def _substitute(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
+    """x of (T + μ)x = z."""
+    w, behind, start = _eliminated(off, pivots, z)
+
+    def up(last: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        x = row[0] - row[1] * last
+        return x, x
+
+    return jax.lax.scan(up, start, (w / pivots, behind), reverse=True, unroll=4)[1]
+
+
+def _squares(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> Float[Array, " t"]:
+    """‖x‖² of (T + μ)x = z, without x."""
+    w, behind, start = _eliminated(off, pivots, z)
+
+    def up(carry: tuple[Array, Array], row: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        x = row[0] / row[1] - row[2] * carry[0]
+        return (x, carry[1] + jnp.square(x)), None
+
+    return jax.lax.scan(up, (start, start), (w, pivots, behind), reverse=True, unroll=4)[0][1]
 
 
 def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:

@@ -218,6 +218,11 @@ def test_lam_per_target_paths_and_blocks():
     path = jxr.kernel_ridge_path(X, Y, LAMS, kernel=kernel)
     np.testing.assert_allclose(path.at(LAMS[1]).predict(NEW), path[1].predict(NEW), rtol=1e-12)
     np.testing.assert_allclose(path[1].predict(NEW, memory=2 * 8 * N), path.predict(NEW)[1], rtol=1e-12)
+    # So many columns that they are turned by an explicit Q; and a λ of which nothing but the mean is left.
+    wide = jxr.kernel_ridge_path(X, Y, np.append(np.repeat(LAMS, 3), np.inf), kernel=kernel)
+    np.testing.assert_allclose(wide.dual_coef[:-1:3], path.dual_coef, rtol=1e-9)
+    np.testing.assert_allclose(wide.rss[:-1:3], path.rss, rtol=1e-9)
+    np.testing.assert_allclose(wide.rss[-1], np.sum((Y - Y.mean(0)) ** 2, axis=0), rtol=1e-12)
     two = jxr.kernel_ridge(X, Y, jnp.asarray(LAMS[:2]), kernel=kernel)
     np.testing.assert_allclose(two.dual_coef[:, 1], path.dual_coef[1, :, 1], rtol=1e-9)
     many = jax.vmap(lambda lam: jxr.kernel_ridge(X, Y, lam, kernel=kernel).dual_coef)(jnp.asarray(LAMS))
