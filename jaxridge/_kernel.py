@@ -129,7 +129,8 @@ def from_kernel_tridiagonal(K: Any, y: Any, *, weights: Any = None, intercept: b
     """Factor a kernel matrix by its tridiagonal form: coefficients, GCV and evidence for any number of λ.
 
     Args as for `from_kernel`, two to three times cheaper; leverages and leave-one-out are a ``ValueError``. A λ below
-    rounding gives the solution at the least λ that the dtype resolves, with a code.
+    rounding gives the solution at the least λ that the dtype resolves, with a code. Not on TPU; ``jax.export`` gives
+    no guarantee for this factorisation and wants `from_kernel` or a disabled check.
     """
     return _factored(tridiagonal, K, y, weights, intercept)
 

@@ -1,4 +1,4 @@
-"""Cross-validation of kernel ridge: the kernel matrix of each fold's training points, tridiagonalised once."""
+"""Cross-validation of kernel ridge: the kernel matrix of each fold's training points, factored once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge import plan
 from jaxridge._folds import Partition, mean_losses, take_rows
 from jaxridge._implicit import attach, one_by_one
-from jaxridge._kernel import KernelSpectrum, from_kernel_tridiagonal
+from jaxridge._kernel import KernelSpectrum, from_kernel, from_kernel_tridiagonal
 from jaxridge._kernel_factor import Factor
 from jaxridge._kernel_form import KernelDesign, KernelForm
 from jaxridge._numerics import matmul
@@ -40,13 +41,13 @@ def _training(design: KernelDesign, partition: Partition, rows: Int[Array, " p"]
 def kernel_fold_factors(spectrum: KernelSpectrum, partition: Partition) -> KernelFolds:
     """Factor every fold, for all λ."""
     still = jax.lax.stop_gradient(spectrum.design)
-
     # Heuristic: with 16 λ and more, so many targets cost more on their way back than the rows held out do.
     many = 16 * still.y.shape[1] > partition.test.shape[1]
+    factor = from_kernel if plan.spectral(jax.default_backend()) == "eigen" else from_kernel_tridiagonal
 
     def one(fold: tuple[Array, Array]) -> tuple[KernelForm, Factor, Array, Array | None]:
         part = _training(still, partition, fold[0])
-        made = from_kernel_tridiagonal(part.K, part.y, weights=part.weights, intercept=part.terms.intercept)
+        made = factor(part.K, part.y, weights=part.weights, intercept=part.terms.intercept)
         return made.form, made.factor, made.z, _rows(made, _across(still, fold)) if many else None
 
     return KernelFolds(partition, *jax.lax.map(one, (partition.train, partition.test)))

@@ -510,7 +510,7 @@ def _large_scores(
         raise ValueError(f"rule is {name}, which Nystroem has not; pass select.loo, select.gcv or {instead}.")
     raise ValueError(
         f"rule is {name}, which {type(solver).__name__} cannot give: an iterative solution has no leverages and an "
-        f"approximation of them would be another score. Use {instead}."
+        f"approximation of them would be another score. Use {instead}, or solver=Nystroem(key), whose model has them."
     )
 
 

@@ -107,7 +107,7 @@ def kernel(
     Dense as long as the matrix and its factors fit into ``memory``. At 3000 points a Cholesky factorisation takes a
     twelfth of an eigendecomposition, and with all leverages a third; a tridiagonal form two fifths, and has no
     leverages. A matrix that may have negative eigenvalues (``definite`` is False) is not given to Cholesky, which
-    would not see them; XLA has no tridiagonalisation for TPUs.
+    would not see them.
 
     >>> import jax.numpy as jnp
     >>> print(kernel(3000, 30, jnp.dtype("float64")))
@@ -119,7 +119,16 @@ def kernel(
         return KernelRoute(points, lams, "iterative" if points <= _POINTS else "nystroem")
     if lams == 1 and definite:
         return KernelRoute(points, lams, "cholesky")
-    return KernelRoute(points, lams, "eigen" if leverages or backend == "tpu" else "tridiagonal")
+    return KernelRoute(points, lams, spectral(backend, leverages))
+
+
+def spectral(backend: str, leverages: bool = False) -> str:
+    """The cheaper decomposition of a kernel matrix for any number of λ; XLA has no tridiagonalisation for TPUs.
+
+    >>> print(spectral("cpu"), spectral("tpu"))
+    tridiagonal eigen
+    """
+    return "eigen" if leverages or backend == "tpu" else "tridiagonal"
 
 
 # Rows of a block of the kernel matrix: beyond this a product gains nothing, measured on CPU at 2500 to 20 000 points.
