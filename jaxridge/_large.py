@@ -4,6 +4,7 @@ Both solve  min over α, b of  Σᵢ ωᵢ (yᵢ − f(xᵢ) − b)² + λ αᵀ
 of a grid: `Iterative` with a coefficient for each point, `Nystroem` with one for each of a few centres.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge import krylov, plan, stream
-from jaxridge._implicit import implicit_solution, once_only
+from jaxridge._implicit import implicit_solution, once_only, still
 from jaxridge._kernel_form import from_level
 from jaxridge._numerics import matmul, poison, safe_divide
 from jaxridge._result import RESULTS, override
@@ -153,45 +154,45 @@ class Iterative(LargeSolver):
         alive = copies(lambda rows: kernel.matrix(rows, points), points)
         blocks = plan.kernel_blocks(n, k * t, rank, y.dtype, self.memory, alive)
         # A grid of (λ, target) pairs as one row of columns, targets fastest.
-        lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
-        Y = jnp.broadcast_to(y[:, None, :], (n, k, t)).reshape(n, -1)
+        grid = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
         measure = _Measure(weights, intercept)
         product = KernelProduct.make(kernel, points, stored=blocks.stored, block=blocks.rows)
-        alpha, stats = self._solve(product, measure, Y, lam, rank)
-        rest = Y - product(alpha)
-        b = measure.mean(rest) if intercept else jnp.zeros_like(lam)
-        rss = jnp.sum(measure.weigh(jnp.square(rest - b[None, :])), axis=0)
-        result = override(RESULTS.nonfinite_input, ~jnp.all(jnp.isfinite(Y), axis=0), stats.result(lam))
-        if weights is not None:
-            bad = ~(jnp.all(weights >= 0) & jnp.any(weights > 0))
-            result = override(RESULTS.invalid_weights, jnp.broadcast_to(bad, lam.shape), result)
-        grid = lambda x: x.reshape(k, t)  # noqa: E731
-        return LargePath(
-            points=points,
-            dual_coef=jnp.moveaxis(alpha.reshape(n, k, t), 0, 1),
-            intercept=grid(b),
-            rss=grid(rss),
-            dof=None,
-            result=jax.tree.map(grid, result),
-            iterations=grid(stats.iterations),
-            residual_norm=grid(stats.residual_norm),
-        )
+        M = _preconditioner(still(product), still(measure), rank, self.key)
+
+        def solved(columns: Int[Array, " c"]) -> tuple[Any, ...]:
+            Y, lam = y[:, columns % t], grid[columns]
+            alpha, stats = self._solve(product, measure, M, Y, lam)
+            rest = Y - product(alpha)
+            b = measure.mean(rest) if intercept else jnp.zeros_like(lam)
+            rss = jnp.sum(measure.weigh(jnp.square(rest - b[None, :])), axis=0)
+            result = override(RESULTS.nonfinite_input, ~jnp.all(jnp.isfinite(Y), axis=0), stats.result(lam))
+            if weights is not None:
+                bad = ~(jnp.all(weights >= 0) & jnp.any(weights > 0))
+                result = override(RESULTS.invalid_weights, jnp.broadcast_to(bad, lam.shape), result)
+            return alpha.T, b, rss, result, stats.iterations, stats.residual_norm
+
+        columns = jnp.arange(k * t)
+        every = solved(columns) if blocks.together == k * t else map_rows(solved, columns, blocks.together)
+        alpha, b, rss, result, iterations, norms = jax.tree.map(lambda x: x.reshape(k, t, *x.shape[1:]), every)
+        return LargePath(points, jnp.moveaxis(alpha, 1, 2), b, rss, None, result, iterations, norms)
 
     def _solve(
-        self, product: KernelProduct, measure: _Measure, Y: Float[Array, "n c"], lam: Float[Array, " c"], rank: int
+        self,
+        product: KernelProduct,
+        measure: _Measure,
+        M: Callable[[Array], krylov.Block],
+        Y: Float[Array, "n c"],
+        lam: Float[Array, " c"],
     ) -> tuple[Float[Array, "n c"], krylov.Stats]:
         """α of  B(Kα − y) + λα = 0, which is linear in ω, so that a weight may be 0."""
-        arrays, static = eqx.partition((product, measure, lam), eqx.is_array)
-        still, frozen, fixed = eqx.combine(jax.lax.stop_gradient(arrays), static)
+        seen, frozen, fixed = still((product, measure, lam))
         usual = 1e-6 if Y.dtype == jnp.float64 else 1e-4
         tol = jax.lax.stop_gradient(jnp.asarray(usual if self.tol is None else self.tol, Y.dtype))
         # An infinite λ has the solution 0, whatever multiplies it here.
         damping = jnp.where(jnp.isinf(fixed), 1.0, poison(fixed, fixed >= 0))
-        M = _preconditioner(still, frozen, rank, self.key)
 
         def iterate(b: Array) -> tuple[Array, krylov.Stats]:
-            seen = lambda V: frozen.back(still(frozen.into(V)))  # noqa: E731
-            gamma, stats = krylov.run(b, damping, seen, M, tol, self.max_steps)
+            gamma, stats = krylov.run(b, damping, lambda V: frozen.back(seen(frozen.into(V))), M, tol, self.max_steps)
             return frozen.project(gamma), stats
 
         gamma, stats = iterate(jnp.where(jnp.isinf(fixed)[None, :], 0.0, frozen.back(jax.lax.stop_gradient(Y))))
@@ -203,7 +204,7 @@ class Iterative(LargeSolver):
         def equation(alpha: Array) -> Array:
             return measure.times(product(alpha) - Y) + lam[None, :] * alpha
 
-        forward, backward = _with_unused(still, frozen, fixed, iterate)
+        forward, backward = _with_unused(seen, frozen, fixed, iterate)
         alpha = implicit_solution(
             equation, frozen.into(gamma), lambda b: tangent(b, forward), lambda b: tangent(b, backward)
         )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge._implicit import one_by_one
-from jaxridge._types import Array, Bool, Float, Int
+from jaxridge._types import Array, Bool, Int
 
 
 def count(points: Any) -> int:
@@ -63,13 +63,13 @@ def _largest(program: Any) -> int:
     return size
 
 
-def map_rows(fn: Callable[[Any], Array], rows: Any, block: int) -> Float[Array, "n *m"]:
-    """``fn`` of the rows, which gives a row for each of them."""
+def map_rows(fn: Callable[[Any], Any], rows: Any, block: int) -> Any:
+    """``fn`` of the rows, which gives a row for each of them, in one array or in several."""
     n = count(rows)
     if block >= n:
         return jax.checkpoint(fn)(rows)
     out = one_by_one(fn, blocks(rows, block)[0])
-    return out.reshape(-1, *out.shape[2:])[:n]
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
 
 
 def sum_rows(fn: Callable[[Any, Bool[Array, " r"]], Any], rows: Any, block: int) -> Any:

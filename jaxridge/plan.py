@@ -136,10 +136,12 @@ _ROWS = 512
 
 
 class KernelBlocks(NamedTuple):
-    """Whether an n × n kernel matrix is kept, and how many of its rows are evaluated at a time."""
+    """Whether an n × n kernel matrix is kept, how many of its rows are evaluated and columns solved at a time."""
 
     points: int
     rows: int
+    columns: int
+    together: int
     stored: bool
     bytes: int
     memory: int
@@ -147,7 +149,8 @@ class KernelBlocks(NamedTuple):
     def __str__(self) -> str:
         size = f"{self.bytes / 2**20:.1f} MiB"
         kept = "stored" if self.stored else "evaluated anew for each product"
-        return f"kernel of {self.points} points {kept}, {self.rows} rows at a time, in {size}"
+        solved = "" if self.together == self.columns else f", {self.together} of {self.columns} columns at a time"
+        return f"kernel of {self.points} points {kept}, {self.rows} rows at a time{solved}, in {size}"
 
 
 def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory: int, copies: int = 3) -> KernelBlocks:
@@ -155,24 +158,32 @@ def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory
 
     Kept for the whole solve are about eight blocks of vectors and three factors of n × rank (the factor, and its SVD
     at work); a block of rows of K needs ``copies`` of itself while it is evaluated, more for a kernel that goes by
-    pairs. K itself is stored if there is room.
+    pairs. K itself is stored if there is room. Columns that have no room together are solved one group after another,
+    beside all solutions.
 
     >>> import jax.numpy as jnp
     >>> print(kernel_blocks(20_000, 30, 500, jnp.dtype("float32"), memory=2**31))
     kernel of 20000 points stored, 512 rows at a time, in 1775.8 MiB
+    >>> print(kernel_blocks(20_000, 6000, 500, jnp.dtype("float32"), memory=2**31))
+    kernel of 20000 points evaluated anew for each product, 18 rows at a time, 2411 of 6000 columns at a time, ...
     """
-    vectors = (8 * columns + 3 * rank) * points * dtype.itemsize
-    row, matrix = copies * points * dtype.itemsize, points * points * dtype.itemsize
+    column = points * dtype.itemsize
+    row, matrix, most = copies * column, points * column, max(1, min(_ROWS, points))
+    few, fixed, together = min(most, 16) * row, 3 * rank * column, columns
+    if memory < fixed + 8 * columns * column + row:
+        fixed += columns * column
+        together = max(1, min(columns, (memory - fixed - few) // (8 * column)))
+    vectors = fixed + 8 * together * column
     if memory < vectors + row:
         raise ValueError(
             f"memory is {memory} bytes, less than one row of the kernel of {points} points takes beside {columns} "
             f"columns and rank {rank}; the smallest that works is memory={vectors + row}."
         )
-    most = max(1, min(_ROWS, points))
-    stored = vectors + matrix + min(most, 16) * row <= memory
+    stored = vectors + matrix + few <= memory
     left = memory - vectors - (matrix if stored else 0)
     rows = min(most, left // row)
-    return KernelBlocks(points, rows, stored, vectors + rows * row + (matrix if stored else 0), memory)
+    used = vectors + rows * row + (matrix if stored else 0)
+    return KernelBlocks(points, rows, columns, together, stored, used, memory)
 
 
 def feature_block(

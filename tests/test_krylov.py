@@ -70,6 +70,14 @@ def small(lams=LAMS):
     return Iterative(KEY, tol=1e-12, rank=15, memory=least)
 
 
+def smaller():
+    """Seven rows at a time and one column, beside six solutions."""
+    least = 8 * n * (3 * 15 + 6 + 8) + 7 * 3 * 8 * n
+    blocks = plan.kernel_blocks(n, len(LAMS) * t, 15, jnp.dtype("float64"), least)
+    assert (blocks.rows, blocks.together, blocks.columns, blocks.bytes) == (7, 1, 6, least)
+    return Iterative(KEY, tol=1e-12, rank=15, memory=least)
+
+
 @pytest.mark.parametrize(
     ("intercept", "weights", "stored"), [(True, None, True), (True, WEIGHTS, False), (False, WEIGHTS, True)]
 )
@@ -112,14 +120,30 @@ ARGS = (SCALE, Y, LAMS, X, WEIGHTS)
 DIRECTION = tuple(0.1 * jnp.asarray(np.sin(1.0 + np.arange(a.size))).reshape(a.shape) for a in ARGS)
 
 
-def test_derivatives_of_both_orders_equal_those_of_dense_algebra():
+@pytest.mark.parametrize("solver", [small, smaller])
+def test_derivatives_of_both_orders_equal_those_of_dense_algebra(solver):
     ours = derivatives(
-        lambda s, y, lams, x, w: numbers(small().path(kernels.Matern32(s), x, y, lams, w)), ARGS, DIRECTION
+        lambda s, y, lams, x, w: numbers(solver().path(kernels.Matern32(s), x, y, lams, w)), ARGS, DIRECTION
     )
     reference = derivatives(lambda s, y, lams, x, w: bordered(kernels.Matern32(s), x, y, lams, w), ARGS, DIRECTION)
     for order in (0, 1):
         for a, b in zip(ours[order], reference[order], strict=True):
             assert relative([a], [b]) < 1e-7
+
+
+def test_groups_of_columns_give_the_path_of_all():
+    """Five of 14 columns at a time: the same numbers; a bad target spoils its own columns only."""
+    kernel, bad, lams = kernels.Matern32(SCALE), Y.at[0, 1].set(jnp.nan), jnp.logspace(-3, 1, 7)
+    memory = 8 * n * (3 * 15 + 14 + 8 * 5) + 16 * 3 * 8 * n
+    assert plan.kernel_blocks(n, 14, 15, jnp.dtype("float64"), memory).together == 5
+    few, all = (
+        jax.jit(lambda y, m=m: Iterative(KEY, tol=1e-12, rank=15, memory=m).path(kernel, X, y, lams, WEIGHTS))
+        for m in (memory, 2**30)
+    )
+    assert relative(numbers(few(Y)), numbers(all(Y))) < 1e-11
+    spoilt = few(bad)
+    assert np.all(np.asarray(spoilt.result == RESULTS.successful) == [True, False])
+    assert relative([spoilt.dual_coef[:, :, 0]], [few(Y).dual_coef[:, :, 0]]) < 1e-11
 
 
 def test_solve_under_jit_and_vmap_with_poison_in_unsolved_columns_only():
