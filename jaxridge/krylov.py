@@ -179,10 +179,16 @@ def run(
 
     def stage(state: State, width: int, enough: int) -> State:
         """Steps with the columns that are active, ``width`` at most, until ``enough`` are left."""
-        which = jnp.argsort(~state.active, stable=True)[:width]
-        apply, M = shifted(lams[which]), precondition(lams[which])
         more = lambda part: ~done(part, max_steps) & (jnp.sum(part.active) > enough)  # noqa: E731
-        part = jax.lax.while_loop(more, lambda part: step(part, apply, M), narrowed(state, which))
+
+        def advanced(part: State, lams: Array) -> State:
+            apply, M = shifted(lams), precondition(lams)
+            return jax.lax.while_loop(more, lambda part: step(part, apply, M), part)
+
+        if width == lams.shape[0]:
+            return advanced(state, lams)
+        which = jnp.argsort(~state.active, stable=True)[:width]
+        part = advanced(narrowed(state, which), lams[which])
         put = lambda all, some: some if all.ndim == 0 else all.at[..., which].set(some)  # noqa: E731
         return jax.tree.map(put, state, part)
 
@@ -457,7 +463,7 @@ def _by_halves(kernel: Any, points: Any, V: Float[Array, "n c"], block: int) -> 
     (n, c), number = V.shape, -(-V.shape[0] // block) | 1
     size = -(-n // number)
     width, total = size * (number + 1) // 2, size * number
-    index = jnp.arange(2 * total) % total
+    index = jnp.arange(total + width) % total
     rows = take(points, jnp.minimum(index, n - 1))
     V = jnp.where((index < n)[:, None], V[jnp.minimum(index, n - 1)], 0.0)
 
@@ -473,6 +479,7 @@ def _by_halves(kernel: Any, points: Any, V: Float[Array, "n c"], block: int) -> 
         part = part + jax.lax.dynamic_slice_in_dim(across, (i + 1) * size, width - size, axis=1)
         return down, jax.lax.dynamic_update_slice_in_dim(across, part, (i + 1) * size, axis=1)
 
-    start = jnp.zeros((total, c), V.dtype), jnp.zeros((c, 2 * total), V.dtype)
+    start = jnp.zeros((total, c), V.dtype), jnp.zeros((c, total + width), V.dtype)
     down, across = jax.lax.fori_loop(0, number, one, start)
-    return (down + (across[:, :total] + across[:, total:]).T)[:n]
+    # What was gathered behind the last column belongs to the first ones.
+    return (down + across[:, :total].at[:, :width].add(across[:, total:]).T)[:n]

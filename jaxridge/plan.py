@@ -135,6 +135,10 @@ def spectral(backend: str, leverages: bool = False) -> str:
 _ROWS = 512
 
 
+# Arrays of points × columns alive at a time in a solve, the solution among them; counted in compiled programs.
+_VECTORS = 15
+
+
 class KernelBlocks(NamedTuple):
     """Whether an n × n kernel matrix is kept, how many of its rows are evaluated and columns solved at a time."""
 
@@ -156,30 +160,32 @@ class KernelBlocks(NamedTuple):
 def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory: int, copies: int = 3) -> KernelBlocks:
     """Blocks of rows of K for products with that many columns, beside a preconditioner of that rank.
 
-    Kept for the whole solve are about eight blocks of vectors and three factors of n × rank (the factor, and its SVD
-    at work); a block of rows of K needs ``copies`` of itself while it is evaluated, more for a kernel that goes by
-    pairs. K itself is stored if there is room. Columns that have no room together are solved one group after another,
-    beside all solutions.
+    Kept for the whole solve are 15 blocks of vectors and three factors of n × rank (the factor, and its SVD at work); a
+    block of rows of K needs ``copies`` of itself while it is evaluated, more for a kernel that goes by pairs. K itself
+    is stored if there is room. Columns that have no room together are solved one group after another, beside all
+    solutions.
 
     >>> import jax.numpy as jnp
     >>> print(kernel_blocks(20_000, 30, 500, jnp.dtype("float32"), memory=2**31))
-    kernel of 20000 points stored, 512 rows at a time, in 1775.8 MiB
+    kernel of 20000 points stored, 512 rows at a time, in 1791.8 MiB
     >>> print(kernel_blocks(20_000, 6000, 500, jnp.dtype("float32"), memory=2**31))
-    kernel of 20000 points evaluated anew for each product, 18 rows at a time, 2411 of 6000 columns at a time, ...
+    kernel of 20000 points evaluated anew for each product, 132 rows at a time, 863 of 6000 columns at a time, ...
     """
     column = points * dtype.itemsize
     row, matrix, most = copies * column, points * column, max(1, min(_ROWS, points))
-    few, fixed, together = min(most, 16) * row, 3 * rank * column, columns
-    if memory < fixed + 8 * columns * column + row:
-        fixed += columns * column
-        together = max(1, min(columns, (memory - fixed - few) // (8 * column)))
-    vectors = fixed + 8 * together * column
+    fixed, together = 3 * rank * column, columns
+    if memory < fixed + _VECTORS * columns * column + row:
+        # Once as they were solved and once as they are given back.
+        fixed += 2 * columns * column
+        # Each block of rows reads and writes half of a product once more, so that thin ones cost more than they save.
+        together = max(1, min(columns, (memory - fixed - min(most, 128) * row) // (_VECTORS * column)))
+    vectors = fixed + _VECTORS * together * column
     if memory < vectors + row:
         raise ValueError(
             f"memory is {memory} bytes, less than one row of the kernel of {points} points takes beside {columns} "
             f"columns and rank {rank}; the smallest that works is memory={vectors + row}."
         )
-    stored = vectors + matrix + few <= memory
+    stored = vectors + matrix + min(most, 16) * row <= memory
     left = memory - vectors - (matrix if stored else 0)
     rows = min(most, left // row)
     used = vectors + rows * row + (matrix if stored else 0)

@@ -72,7 +72,7 @@ def small(lams=LAMS):
 
 def smaller():
     """Seven rows at a time and one column, beside six solutions."""
-    least = 8 * n * (3 * 15 + 6 + 8) + 7 * 3 * 8 * n
+    least = 8 * n * (3 * 15 + 2 * 6 + 15) + 7 * 3 * 8 * n
     blocks = plan.kernel_blocks(n, len(LAMS) * t, 15, jnp.dtype("float64"), least)
     assert (blocks.rows, blocks.together, blocks.columns, blocks.bytes) == (7, 1, 6, least)
     return Iterative(KEY, tol=1e-12, rank=15, memory=least)
@@ -132,10 +132,10 @@ def test_derivatives_of_both_orders_equal_those_of_dense_algebra(solver):
 
 
 def test_groups_of_columns_give_the_path_of_all():
-    """Five of 14 columns at a time: the same numbers; a bad target spoils its own columns only."""
-    kernel, bad, lams = kernels.Matern32(SCALE), Y.at[0, 1].set(jnp.nan), jnp.logspace(-3, 1, 7)
-    memory = 8 * n * (3 * 15 + 14 + 8 * 5) + 16 * 3 * 8 * n
-    assert plan.kernel_blocks(n, 14, 15, jnp.dtype("float64"), memory).together == 5
+    """Five of 20 columns at a time: the same numbers; a bad target spoils its own columns only."""
+    kernel, bad, lams = kernels.Matern32(SCALE), Y.at[0, 1].set(jnp.nan), jnp.logspace(-3, 1, 10)
+    memory = 8 * n * (3 * 15 + 2 * 20 + 15 * 5) + 40 * 3 * 8 * n
+    assert plan.kernel_blocks(n, 20, 15, jnp.dtype("float64"), memory).together == 5
     few, all = (
         jax.jit(lambda y, m=m: Iterative(KEY, tol=1e-12, rank=15, memory=m).path(kernel, X, y, lams, WEIGHTS))
         for m in (memory, 2**30)
@@ -144,6 +144,17 @@ def test_groups_of_columns_give_the_path_of_all():
     spoilt = few(bad)
     assert np.all(np.asarray(spoilt.result == RESULTS.successful) == [True, False])
     assert relative([spoilt.dual_coef[:, :, 0]], [few(Y).dual_coef[:, :, 0]]) < 1e-11
+
+
+@pytest.mark.parametrize("columns", [40, 120])
+def test_a_solve_takes_the_memory_of_its_plan(columns):
+    """All 40 columns at once and 120 in groups, in 3 MiB: temporary arrays and results of the compiled program."""
+    points, solver = jnp.ones((512, 3)), Iterative(KEY, rank=20, memory=3 * 2**20)
+    blocks = plan.kernel_blocks(512, columns, 20, jnp.dtype("float64"), solver.memory)
+    assert (blocks.together == columns) == (columns == 40)
+    solve = jax.jit(lambda X, y, lams: numbers(solver.path(kernels.RBF(), X, y, lams)))
+    memory = solve.lower(points, jnp.ones((512, columns // 10)), jnp.ones(10)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes <= blocks.bytes
 
 
 def test_solve_under_jit_and_vmap_with_poison_in_unsolved_columns_only():
