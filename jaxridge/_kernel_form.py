@@ -126,7 +126,9 @@ def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
     scale = power_of_two(exponent(size), dtype)
     y, level = from_level(y, weights, design.terms.intercept)
     finite, finite_y = jnp.isfinite(size), jnp.all(jnp.isfinite(y), axis=0)
-    valid = jnp.all(root >= 0) & jnp.any(root > 0)
+    if weights is not None:
+        finite_y &= jnp.all(jnp.isfinite(weights))
+    valid = jnp.all(jnp.isfinite(root)) & jnp.any(root > 0)
     K = K / scale
     symmetric = jnp.max(jnp.abs(K - K.T)) <= tolerance(K)
     K = poison(0.5 * (K + K.T), finite & valid & symmetric)

@@ -55,8 +55,17 @@ class LargeSolver(eqx.Module):
     ) -> LargePath:
         """The models of the grid, each with a code."""
         y, level = from_level(y, weights, intercept)
+        checks = [(RESULTS.nonfinite_kernel, jnp.all(jnp.isfinite(kernel.diagonal(points))))]
+        if weights is not None:
+            checks.append((RESULTS.nonfinite_input, jnp.all(jnp.isfinite(weights))))
+            checks.append((RESULTS.invalid_weights, ~jnp.any(weights < 0) & jnp.any(weights > 0)))
+        for _, good in checks:
+            y = poison(y, good)
         path = self._path(kernel, points, y, lams, weights, intercept)
-        return eqx.tree_at(lambda path: path.intercept, path, path.intercept + level[None, :])
+        result = path.result
+        for failure, good in checks:
+            result = override(failure, jnp.broadcast_to(~good, path.intercept.shape), result)
+        return eqx.tree_at(lambda path: (path.intercept, path.result), path, (path.intercept + level[None, :], result))
 
     def _path(
         self,
@@ -135,10 +144,9 @@ class Iterative(LargeSolver):
     memory: int = eqx.field(static=True)
 
     def __init__(self, key: Array, *, tol: Any = None, rank: int = 500, max_steps: int = 500, memory: int = 2**31):
-        if rank < 0 or max_steps < 1:
-            raise ValueError(f"Iterative got rank {rank} and max_steps {max_steps}; pass rank >= 0 and max_steps >= 1.")
         self.key, self.tol = as_key(key), None if tol is None else jnp.asarray(tol)
-        self.rank, self.max_steps, self.memory = rank, max_steps, memory
+        self.rank, self.max_steps = plan.whole("rank", rank), plan.whole("max_steps", max_steps, 1)
+        self.memory = plan.whole("memory", memory)
 
     def _path(
         self,
@@ -162,13 +170,11 @@ class Iterative(LargeSolver):
         def solved(columns: Int[Array, " c"]) -> tuple[Any, ...]:
             Y, lam = y[:, columns % t], grid[columns]
             alpha, stats = self._solve(product, measure, M, Y, lam)
+            alpha = poison(alpha, jnp.isfinite(stats.residual_norm)[None, :])
             rest = Y - product(alpha)
             b = measure.mean(rest) if intercept else jnp.zeros_like(lam)
             rss = jnp.sum(measure.weigh(jnp.square(rest - b[None, :])), axis=0)
             result = override(RESULTS.nonfinite_input, ~jnp.all(jnp.isfinite(Y), axis=0), stats.result(lam))
-            if weights is not None:
-                bad = ~(jnp.all(weights >= 0) & jnp.any(weights > 0))
-                result = override(RESULTS.invalid_weights, jnp.broadcast_to(bad, lam.shape), result)
             return alpha.T, b, rss, result, stats.iterations, stats.residual_norm
 
         columns = jnp.arange(k * t)
@@ -271,11 +277,9 @@ class Nystroem(LargeSolver):
     def __init__(self, key: Array | None = None, *, rank: int = 1000, centres: Any = None, memory: int = 2**31):
         if (key is None) == (centres is None):
             raise ValueError("Nystroem needs a key to draw centres with, or centres, one of both.")
-        if rank < 1:
-            raise ValueError(f"Nystroem got rank {rank}; at least one centre is needed.")
         self.key = as_key(key, optional=True)
         self.centres = None if centres is None else as_points("centres", centres)
-        self.rank, self.memory = rank, memory
+        self.rank, self.memory = plan.whole("rank", rank, 1), plan.whole("memory", memory)
 
     def _path(
         self,

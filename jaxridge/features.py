@@ -54,7 +54,8 @@ class NystroemFeatures(eqx.Module):
 
     def dual_coef(self, w: Float[Array, "m t"]) -> Float[Array, "m t"]:
         """Coefficients α of the kernel at the centres, Σⱼ αⱼ k(·, cⱼ) = φ(·)·w."""
-        return solve_triangular(self._live(), jnp.where(self.used[:, None], w, 0.0), lower=True, trans="T")
+        w = poison(jnp.where(self.used[:, None], w, 0.0), jnp.all(jnp.isfinite(w), axis=0)[None, :])
+        return solve_triangular(self._live(), w, lower=True, trans="T")
 
     def _live(self) -> Float[Array, "m m"]:
         both = self.used[:, None] & self.used[None, :]
@@ -124,7 +125,9 @@ def nystroem_at(kernel: Kernel, centres: Any) -> NystroemFeatures:
 
 def _at(kernel: Kernel, points: Any, pivots: Pivots) -> NystroemFeatures:
     both = pivots.used[:, None] & pivots.used[None, :]
-    L = jnp.where(both, jnp.tril(pivots.F[pivots.indices]), jnp.eye(both.shape[0], dtype=pivots.F.dtype))
+    F = pivots.F[pivots.indices]
+    # A point whose k(x, x) is not finite leaves no pivot at all.
+    L = poison(jnp.where(both, jnp.tril(F), jnp.eye(both.shape[0], dtype=F.dtype)), jnp.all(jnp.isfinite(F)))
     return NystroemFeatures(kernel, take(points, pivots.indices), L, pivots.used)
 
 

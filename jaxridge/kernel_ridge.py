@@ -52,6 +52,7 @@ class KernelFit(eqx.Module):
 
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes."""
+        memory = plan.whole("memory", memory)
         return _predict(self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
 
@@ -95,7 +96,8 @@ class KernelPath(eqx.Module):
         """Predictions at every λ: (k, m) or (k, m, t)."""
         columns = jnp.moveaxis(self.dual_coef, 0, 1)
         flat = columns.reshape(columns.shape[0], -1)
-        all_at_once = _predict(self.kernel, X, self.points, flat, self.intercept.reshape(-1), memory)
+        fit = KernelFit(self.kernel, self.points, flat, self.intercept.reshape(-1), self.lams, self.rss, self.result)
+        all_at_once = fit.predict(X, memory=memory)
         return jnp.moveaxis(all_at_once.reshape(-1, *columns.shape[1:]), 1, 0)
 
 
@@ -254,7 +256,7 @@ def kernel_ridge_cv(
     solver = _solver(solver, kernel, problem, 100, memory, select.needs_leverages(rule))
     if isinstance(solver, LargeSolver) and refine:
         raise ValueError("refine needs the factor of a dense solver; pass a finer grid of lams instead.")
-    memory = min(memory, plan.MEMORY)
+    memory = min(plan.whole("memory", memory), plan.MEMORY)
     return _kernel_ridge_cv(problem, lams, kernel, rule, terms, pick, per_target, refine, solver, memory)
 
 
@@ -363,6 +365,7 @@ def _checked(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) ->
 def _solver(
     solver: Solver | None, kernel: Kernel, problem: KernelProblem, lams: int, memory: int, leverages: bool = False
 ) -> Solver:
+    memory = plan.whole("memory", memory)
     parts = jax.tree.leaves(kernel, is_leaf=lambda part: isinstance(part, Precomputed))
     precomputed = any(isinstance(part, Precomputed) for part in parts)
     if precomputed and isinstance(solver, LargeSolver):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxridge._numerics import matmul, poison, safe_divide
+from jaxridge._numerics import matmul, poison, safe_divide, safe_sqrt
 from jaxridge._rows import same_kind
 from jaxridge._types import Array, Float, Scalar
 
@@ -89,7 +89,10 @@ class Kernel(eqx.Module):
 
 def _pairs(kernel: Callable[[Any, Any], Array], X: Any, Z: Any) -> Array:
     same_kind("Z", Z, "X", X)
-    return jax.vmap(lambda x: jax.vmap(lambda z: kernel(x, z))(Z))(X)
+    K = jax.vmap(lambda x: jax.vmap(lambda z: kernel(x, z))(Z))(X)
+    if jnp.ndim(K) != 2:
+        raise ValueError(f"kernel gives shape {jnp.shape(K)[2:]} for a pair of points; it must give a number, ().")
+    return K
 
 
 def as_leaf(name: str, value: Any) -> Array:
@@ -291,8 +294,7 @@ class _Stationary(_Scaled):
         return self.of(_squared_distances(self.units(X), None if Z is None else self.units(Z)))
 
     def diagonal(self, X: Array) -> Array:
-        self._vectors(X)
-        return self.of(jnp.zeros(X.shape[0], X.dtype) * self.scale.ravel()[0].astype(X.dtype))
+        return self.of(jnp.sum(0.0 * self.units(X), axis=1))
 
 
 def _squared_distances(X: Float[Array, "n d"], Z: Float[Array, "m d"] | None) -> Float[Array, "n m"]:
@@ -338,11 +340,6 @@ class RationalQuadratic(_Stationary):
         return jnp.exp(-alpha * jnp.log1p(u / (2.0 * alpha)))
 
 
-def _root(x: Array) -> Array:
-    """√x, with derivative 0 at 0."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
-
-
 def _with_slopes(value: Callable, slope: Callable, curvature: Callable) -> Callable:
     """``value``, whose first and second derivatives in its first argument are given as functions.
 
@@ -366,7 +363,7 @@ def _decaying(polynomial: Callable[[Array], Array], factor: float) -> Callable[[
     """u ↦ polynomial(a) exp(−a) with a = √(factor·u)."""
 
     def of(u: Array) -> Array:
-        a = _root(factor * u)
+        a = safe_sqrt(factor * u)
         return polynomial(a) * jnp.exp(-a)
 
     return of
@@ -425,7 +422,7 @@ class Matern12(_Kinked):
     """
 
     def of_difference(self, difference: Array) -> Scalar:
-        return jnp.exp(-_root(jnp.sum(jnp.square(difference))))
+        return jnp.exp(-safe_sqrt(jnp.sum(jnp.square(difference))))
 
 
 class Laplace(_Kinked):
@@ -456,7 +453,7 @@ class Periodic(_Scaled):
 
 def _direction(x: Float[Array, " d"]) -> tuple[Array, Array]:
     """x/‖x‖ and ‖x‖; the zero vector has no direction."""
-    length = _root(jnp.sum(jnp.square(x)))
+    length = safe_sqrt(jnp.sum(jnp.square(x)))
     return safe_divide(x, jnp.broadcast_to(length, x.shape)), length
 
 
@@ -473,12 +470,12 @@ class Cosine(_Scaled):
 
 def _angle(w: Array, v: Array) -> Array:
     """θ from w = sin²(θ/2) and v = cos²(θ/2), each to full precision."""
-    return 2.0 * jnp.arctan2(_root(w), _root(v))
+    return 2.0 * jnp.arctan2(safe_sqrt(w), safe_sqrt(v))
 
 
 def _slope_of_angle(w: Array, v: Array) -> Array:
     """dθ/dw = 1/√(wv), 0 at the kink."""
-    product = _root(w * v)
+    product = safe_sqrt(w * v)
     return safe_divide(jnp.ones_like(product), product)
 
 

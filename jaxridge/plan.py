@@ -1,13 +1,22 @@
 """How a computation will be done, decided in one place from shapes alone, as a record that can be printed."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 # Bytes for intermediate arrays at a time. Measured at 5000 rows × 100 targets × 100 λ on CPU: blocks of 64 MiB
 # take 1.7 s, of 256 MiB 1.9 s, all at once 2.4 s, one λ at a time 1.9 s.
 MEMORY = 2**26
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """``value`` as an ``int`` if it is a whole number from ``least`` on, 2e9 for one; else a ``ValueError``."""
+    known = isinstance(value, int | float | np.integer | np.floating)
+    if not known or not float(value).is_integer() or value < least:
+        raise ValueError(f"{name} is {value!r}; pass a whole number from {least} on.")
+    return int(value)
 
 
 class Chunks(NamedTuple):
@@ -32,8 +41,7 @@ def chunks(rows: int, targets: int, lams: int, dtype: jnp.dtype, memory: int = M
     >>> print(chunks(5000, 100, 100, jnp.dtype("float64"), memory=2**28))
     100 lams, 22 at a time in 5 rounds of 251.8 MiB
     """
-    if memory <= 0:
-        raise ValueError(f"memory is {memory} bytes; pass a positive number such as 2**28.")
+    memory = whole("memory", memory, 1)
     each = max(3 * rows * targets * dtype.itemsize, 1)
     together = max(1, min(lams, memory // each))
     return Chunks(lams, together, together * each, memory)

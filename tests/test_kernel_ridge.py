@@ -413,16 +413,30 @@ def test_training_a_kernel_by_optax_or_a_trust_region():
     np.testing.assert_allclose(np.exp(found.value[3]), 0.04, rtol=1.0)
 
 
+NYSTROEM, ITERATIVE = jxr.Nystroem(jax.random.key(0)), jxr.Iterative(jax.random.key(0), rank=3)
+
+
 def codes(result):
     return {name for name in RESULTS._name_to_item if np.any(np.asarray(result == getattr(RESULTS, name)))}
 
 
+def spoilt(value):
+    """The points, one coordinate of one of them with another value."""
+    return np.where(np.arange(2 * N).reshape(N, 2) == 5, value, POINTS["plain"])
+
+
 BAD_VALUES = {
     "NaN in points": ({"points": POINTS["plain"] * np.nan}, "nonfinite_kernel"),
+    "NaN in one point": ({"points": spoilt(np.nan), "kernel": kernels.Matern32()}, "nonfinite_kernel"),
+    "an infinite point": ({"points": spoilt(np.inf), "kernel": kernels.Linear()}, "nonfinite_kernel"),
+    "a point infinitely far away": ({"points": spoilt(np.inf), "kernel": kernels.Matern12()}, "nonfinite_kernel"),
     "NaN in y": ({"y": Y * np.nan}, "nonfinite_input"),
     "a length scale that training made negative": ({"scale": -1.0}, "nonfinite_kernel"),
     "a negative lam": ({"lam": -1.0}, "invalid_lam"),
     "a negative weight": ({"weights": -np.ones(N)}, "invalid_weights"),
+    "one negative weight": ({"weights": np.where(np.arange(N) == 3, -1.0, 1.0)}, "invalid_weights"),
+    "no weight at all": ({"weights": np.zeros(N)}, "invalid_weights"),
+    "an infinite weight": ({"weights": np.where(np.arange(N) == 3, np.inf, 1.0)}, "nonfinite_input"),
     "an indefinite matrix": ({"K": np.diag([1.0, 1.0, -5.0])}, "indefinite_kernel"),
     "a matrix that is not symmetric": ({"K": np.eye(3) + np.eye(3, k=1)}, "indefinite_kernel"),
 }
@@ -430,18 +444,19 @@ BAD_VALUES = {
 
 @pytest.mark.parametrize("name", BAD_VALUES)
 def test_bad_values_have_a_code(name):
-    """NaN with a code, under every factorisation that can see it; the other problems of a batch are not touched."""
+    """NaN with a code, under every factorisation and solver that can see it."""
     change, code = BAD_VALUES[name]
     lam, weights = change.get("lam", 1.0), change.get("weights")
-    X, y, kernel = change.get("points", POINTS["plain"]), change.get("y", Y), kernels.RBF()
+    X, y, kernel = change.get("points", POINTS["plain"]), change.get("y", Y), change.get("kernel", kernels.RBF())
     if "K" in change:
         X, y, kernel = change["K"], Y[:3], kernels.Precomputed()
     if "scale" in change:
         kernel = jax.tree.map(lambda x: x * change["scale"], kernel)
-    for solver in (None, from_kernel):
+    for solver in (None, from_kernel, *(() if "K" in change else (ITERATIVE, NYSTROEM))):
         fit = jxr.kernel_ridge(X, y, lam, kernel=kernel, weights=weights, solver=solver)
         assert codes(fit.result) == {code}
         assert np.all(np.isnan(fit.dual_coef))
+        assert np.all(np.isnan(fit.rss))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -464,13 +479,18 @@ def test_one_point():
     fit = jxr.kernel_ridge(X, y, 1.0, kernel=kernels.RBF())
     assert float(fit.intercept) == 3.0
     assert float(fit.dual_coef[0]) == 0.0
-    for solver in SOLVERS.values():
+    for solver in (*SOLVERS.values(), from_kernel_mixed):
         fit = jxr.kernel_ridge(X, y, 1.0, kernel=kernels.RBF(), intercept=False, solver=solver)
         assert float(fit.dual_coef[0]) == 1.5
+        path = jxr.kernel_ridge_path(X, y, [1.0, 2.0], kernel=kernels.RBF(), solver=solver)
+        np.testing.assert_array_equal(path.intercept, [3.0, 3.0])
+        np.testing.assert_array_equal(path.dual_coef, np.zeros((2, 1)))
+    # Two points in two folds: each is predicted by the other.
+    scores = jxr.kernel_ridge_cv(NEW[:2], [1.0, 3.0], [1.0], kernel=kernels.RBF(), rule=select.kfold(2)).scores
+    np.testing.assert_allclose(scores, [4.0])
 
 
 PLACE = kernels.RBF().on(lambda point: point["a"])
-NYSTROEM = jxr.Nystroem(jax.random.key(0))
 
 
 def choice_by(rule, solver=None, points=POINTS["plain"], kernel=kernels.RBF()):
@@ -513,6 +533,13 @@ def test_no_posterior_without_noise_or_prior(lam, noise):
         (lambda: choice_by(select.loo, "eigen"), r"solver is 'eigen'; pass spectrum\."),
         (lambda: choice_by(select.loo, jxr.Iterative), "solver is <class"),
         (lambda: jxr.Iterative(3), "key is 3"),
+        (lambda: jxr.Iterative(jax.random.key(0), rank=1.5), r"rank is 1\.5; pass a whole number from 0 on"),
+        (lambda: jxr.Nystroem(jax.random.key(0), rank=0), "rank is 0; pass a whole number from 1 on"),
+        (lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel=kernels.RBF(), memory="2 GB"), "memory is '2 GB'"),
+        (
+            lambda: jxr.kernel_ridge(NEW, Y[:3], 1.0, kernel=kernels.Pairwise(lambda x, z: x * z)),
+            r"kernel gives shape \(2,\) for a pair",
+        ),
         (lambda: jxr.kernel_posterior(NEW, Y[:3], 0.0, kernel=kernels.RBF()), r"lam is 0\.0; a posterior"),
         (
             lambda: jxr.kernel_posterior(NEW, Y[:3], 1.0, kernel=kernels.RBF(), noise=[1.0, -1.0]),

@@ -69,6 +69,19 @@ def test_values(name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_nothing_hides_a_bad_point(name):
+    """NaN in a coordinate reaches every pair of its point, and like infinity the pair of it with itself."""
+    of = jax.jit(lambda X: (KERNELS[name][0].matrix(X), KERNELS[name][0].diagonal(X)))
+    for bad in (np.nan, np.inf):
+        K, diagonal = of(np.where(np.arange(18).reshape(6, 3) == 4, bad, X))
+        assert not np.isfinite(K[1, 1])
+        assert not np.isfinite(diagonal[1])
+        if np.isnan(bad):
+            assert np.all(np.isnan(K[1]))
+            assert np.all(np.isnan(K[:, 1]))
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_derivatives(name):
     """Order two in every number of the kernel and in the points, at repeated points where the kernel is smooth."""
     kernel, _, smooth = KERNELS[name]
