@@ -146,7 +146,7 @@ class Iterative(LargeSolver):
     def __init__(self, key: Array, *, tol: Any = None, rank: int = 500, max_steps: int = 500, memory: int = 2**31):
         self.key, self.tol = as_key(key), None if tol is None else jnp.asarray(tol)
         self.rank, self.max_steps = plan.whole("rank", rank), plan.whole("max_steps", max_steps, 1)
-        self.memory = plan.whole("memory", memory)
+        self.memory = plan.as_bytes(memory)
 
     def _path(
         self,
@@ -279,7 +279,7 @@ class Nystroem(LargeSolver):
             raise ValueError("Nystroem needs a key to draw centres with, or centres, one of both.")
         self.key = as_key(key, optional=True)
         self.centres = None if centres is None else as_points("centres", centres)
-        self.rank, self.memory = plan.whole("rank", rank, 1), plan.whole("memory", memory)
+        self.rank, self.memory = plan.whole("rank", rank, 1), plan.as_bytes(memory)
 
     def _path(
         self,

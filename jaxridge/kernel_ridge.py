@@ -52,7 +52,7 @@ class KernelFit(eqx.Module):
 
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes."""
-        memory = plan.whole("memory", memory)
+        memory = plan.as_bytes(memory)
         return _predict(self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
 
@@ -256,7 +256,7 @@ def kernel_ridge_cv(
     solver = _solver(solver, kernel, problem, 100, memory, select.needs_leverages(rule))
     if isinstance(solver, LargeSolver) and refine:
         raise ValueError("refine needs the factor of a dense solver; pass a finer grid of lams instead.")
-    memory = min(plan.whole("memory", memory), plan.MEMORY)
+    memory = min(plan.as_bytes(memory), plan.MEMORY)
     return _kernel_ridge_cv(problem, lams, kernel, rule, terms, pick, per_target, refine, solver, memory)
 
 
@@ -365,7 +365,7 @@ def _checked(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) ->
 def _solver(
     solver: Solver | None, kernel: Kernel, problem: KernelProblem, lams: int, memory: int, leverages: bool = False
 ) -> Solver:
-    memory = plan.whole("memory", memory)
+    memory = plan.as_bytes(memory)
     parts = jax.tree.leaves(kernel, is_leaf=lambda part: isinstance(part, Precomputed))
     precomputed = any(isinstance(part, Precomputed) for part in parts)
     if precomputed and isinstance(solver, LargeSolver):

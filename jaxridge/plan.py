@@ -11,12 +11,17 @@ import numpy as np
 MEMORY = 2**26
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
+def whole(name: str, value: Any, least: int = 0, unit: str = "") -> int:
     """``value`` as an ``int`` if it is a whole number from ``least`` on, 2e9 for one; else a ``ValueError``."""
     known = isinstance(value, int | float | np.integer | np.floating)
     if not known or not float(value).is_integer() or value < least:
-        raise ValueError(f"{name} is {value!r}; pass a whole number from {least} on.")
+        raise ValueError(f"{name} is {value!r}{unit}; pass a whole number from {least} on.")
     return int(value)
+
+
+def as_bytes(memory: Any, least: int = 0) -> int:
+    """``memory`` as a number of bytes."""
+    return whole("memory", memory, least, " bytes")
 
 
 class Chunks(NamedTuple):
@@ -41,7 +46,7 @@ def chunks(rows: int, targets: int, lams: int, dtype: jnp.dtype, memory: int = M
     >>> print(chunks(5000, 100, 100, jnp.dtype("float64"), memory=2**28))
     100 lams, 22 at a time in 5 rounds of 251.8 MiB
     """
-    memory = whole("memory", memory, 1)
+    memory = as_bytes(memory, 1)
     each = max(3 * rows * targets * dtype.itemsize, 1)
     together = max(1, min(lams, memory // each))
     return Chunks(lams, together, together * each, memory)

@@ -30,6 +30,7 @@ LAYERS = (
     "_factor",
     "_live",
     "_cholesky",
+    "_kernel_product",
     "krylov",
     "_kernel_form",
     "_kernel_factor",
