@@ -163,7 +163,8 @@ def _factored(factor: Any, K: Any, y: Any, weights: Any, intercept: bool) -> Ker
         raise ValueError(f"weights has shape {weights.shape}; one weight for each point is needed: {K.shape[:1]}.")
     design = KernelDesign(K, y, weights, Terms(intercept, False, (), False))
     form, reduced = kernel_form(design)
-    factor = jax.lax.stop_gradient(factor(form, reduced))
+    # One point and an intercept leave nothing, of which LAPACK has no other form.
+    factor = jax.lax.stop_gradient((factor if reduced.shape[0] else eigen)(form, reduced))
     return KernelSpectrum(design, form, factor, factor.coordinates(form, form.lift(form.y)))
 
 

@@ -294,12 +294,8 @@ def _squares(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Arra
     return jax.lax.scan(up, (start, start), (w, pivots, behind), reverse=True, unroll=4)[0][1]
 
 
-def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal | Eigen:
+def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:
     """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory. Not on TPU, where XLA has none."""
-    return _tridiagonal(K) if K.shape[0] else eigen(form, K)  # one point and an intercept leave nothing
-
-
-def _tridiagonal(K: Float[Array, "p p"]) -> Tridiagonal:
     packed, d, off, taus = jax.lax.linalg.tridiagonal(K, lower=True)
     off = jnp.concatenate([jnp.zeros(1, d.dtype), off])
     largest = jnp.max(jnp.abs(d) + jnp.abs(off) + jnp.abs(jnp.roll(off, -1)), initial=0.0)
@@ -354,13 +350,11 @@ class Mixed(Factor):
 _REFINEMENTS = 40
 
 
-def mixed(form: KernelForm, K: Float[Array, "p p"]) -> Mixed | Eigen:
+def mixed(form: KernelForm, K: Float[Array, "p p"]) -> Mixed:
     """One tridiagonalisation in float32."""
     if K.dtype != jnp.float64:
         raise ValueError(f"from_kernel_mixed got {K.dtype}; it refines to float64, so pass that, with x64 on.")
-    if not K.shape[0]:
-        return eigen(form, K)
-    coarse = _tridiagonal(K.astype(jnp.float32))
+    coarse = tridiagonal(form, K.astype(jnp.float32))
     floor = coarse.floor.astype(K.dtype)
     return Mixed(K=K, coarse=coarse, floor=floor, definite=coarse.definite, singular=coarse.singular)
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge._implicit import attach
+from jaxridge._implicit import attach, still
 from jaxridge._numerics import matmul
 from jaxridge._rows import blocks, map_rows, take
 from jaxridge._types import Array, Float
@@ -27,9 +27,9 @@ class KernelProduct(eqx.Module):
     @classmethod
     def make(cls, kernel: Any, points: Any, *, stored: bool, block: int) -> "KernelProduct":
         """Evaluate and keep K, or not."""
-        still, fixed = jax.lax.stop_gradient(eqx.partition((kernel, points), eqx.is_array)[0]), None
+        fixed = None
         if stored:
-            frozen, seen = eqx.combine(still, eqx.partition((kernel, points), eqx.is_array)[1])
+            frozen, seen = still((kernel, points))
             rows = jax.lax.map(lambda rows: frozen.matrix(rows, seen), blocks(seen, block)[0])
             fixed = rows.reshape(-1, rows.shape[2])
         return cls(kernel, points, fixed, block)

@@ -328,7 +328,6 @@ class Nystroem(LargeSolver):
             features = nystroem_at(kernel, self.centres)
         else:
             features = nystroem(kernel, points, m, key=self.key, weights=weights)
-        arrays, static = eqx.partition((features, points, y, weights), eqx.is_array)
-        still, *rows = eqx.combine(jax.lax.stop_gradient(arrays), static)
-        collected = stream.collect(still, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)
+        frozen, *rows = still((features, points, y, weights))
+        collected = stream.collect(frozen, rows[0], rows[1], intercept=intercept, weights=rows[2], block=block)
         return features, stream.finish(collected), block

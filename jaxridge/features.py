@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
+from jaxridge._implicit import still
 from jaxridge._numerics import matmul, poison
 from jaxridge._rows import count, map_rows, sum_rows, take
 from jaxridge._types import Array, Bool, Float
@@ -96,8 +97,7 @@ def nystroem(
     (50, 12) True
     """
     points = as_points("points", points)
-    arrays, static = eqx.partition((kernel, points), eqx.is_array)
-    frozen, seen = eqx.combine(jax.lax.stop_gradient(arrays), static)
+    frozen, seen = still((kernel, points))
     diagonal = frozen.diagonal(seen)
     if weights is not None:
         diagonal = jnp.where(weights > 0, diagonal, 0.0)

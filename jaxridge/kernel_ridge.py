@@ -52,7 +52,6 @@ class KernelFit(eqx.Module):
 
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes."""
-        memory = plan.as_bytes(memory)
         return _predict(self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
 
@@ -96,8 +95,7 @@ class KernelPath(eqx.Module):
         """Predictions at every λ: (k, m) or (k, m, t)."""
         columns = jnp.moveaxis(self.dual_coef, 0, 1)
         flat = columns.reshape(columns.shape[0], -1)
-        fit = KernelFit(self.kernel, self.points, flat, self.intercept.reshape(-1), self.lams, self.rss, self.result)
-        all_at_once = fit.predict(X, memory=memory)
+        all_at_once = _predict(self.kernel, X, self.points, flat, self.intercept.reshape(-1), memory)
         return jnp.moveaxis(all_at_once.reshape(-1, *columns.shape[1:]), 1, 0)
 
 
@@ -556,6 +554,6 @@ def _predict(kernel: Kernel, X: Any, points: Any, dual_coef: Array, intercept: A
     same_kind("X", X, "the model", points)
     n = count(points)
     flat, b = dual_coef.reshape(n, -1), intercept.reshape(1, -1)
-    block = max(1, memory // max(2 * n * flat.dtype.itemsize, 1))
+    block = max(1, plan.as_bytes(memory) // max(2 * n * flat.dtype.itemsize, 1))
     out = map_rows(lambda rows: matmul(kernel.matrix(rows, points).astype(flat.dtype), flat) + b, X, block)
     return out.reshape(count(X), *dual_coef.shape[1:])

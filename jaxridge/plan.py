@@ -186,12 +186,12 @@ def kernel_blocks(points: int, columns: int, rank: int, dtype: jnp.dtype, memory
     """
     column = points * dtype.itemsize
     row, matrix, most = copies * column, points * column, max(1, min(_ROWS, points))
-    fixed, together = 3 * rank * column, columns
-    if memory < fixed + _VECTORS * columns * column + row:
+    # Each block of rows reads and writes half of a product once more, so that thin ones cost more than they save.
+    wanted, fixed, together = min(most, columns, 128) * row, 3 * rank * column, columns
+    if columns > 1 and memory < fixed + _VECTORS * columns * column + wanted:
         # Once as they were solved and once as they are given back.
         fixed += 2 * columns * column
-        # Each block of rows reads and writes half of a product once more, so that thin ones cost more than they save.
-        together = max(1, min(columns, (memory - fixed - min(most, 128) * row) // (_VECTORS * column)))
+        together = max(1, min(columns, (memory - fixed - wanted) // (_VECTORS * column)))
     vectors = fixed + _VECTORS * together * column
     if memory < vectors + row:
         raise ValueError(
