@@ -24,7 +24,8 @@ from scipy.optimize import brentq
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, lsqr
 
-from jaxridge import inverse, operators, select, testproblems
+from jaxridge import inverse, operators, select
+from jaxridge.inverse import testproblems
 
 BUDGET, TOL, LEVEL = 150, 1e-6, 0.01
 EVERY = 5  # of the λ of a peer that solves each on its own, one in so many is timed

@@ -19,9 +19,10 @@ from _data import diamonds, flights, molecules
 from _peers import header
 from threadpoolctl import threadpool_limits
 
-from jaxridge import kernels, select, stream
-from jaxridge._large import Iterative, Nystroem
-from jaxridge._rows import map_rows
+from jaxridge import kernels, select
+from jaxridge.core.rows import map_rows
+from jaxridge.kernel_methods.large import Iterative, Nystroem
+from jaxridge.linear import stream
 
 KEY = jax.random.key(0)
 SHARES = np.logspace(-7, -1, 30)  # λ/n

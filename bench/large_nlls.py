@@ -16,7 +16,7 @@ import scipy.optimize
 from _peers import header, median
 
 import jaxridge as jxr
-from jaxridge import nonlinear
+from jaxridge.optimize import least_squares as nonlinear
 
 jax.config.update("jax_enable_x64", True)
 STEPS = 4

@@ -13,7 +13,8 @@ import numpy as np
 from _peers import header, interleaved
 
 import jaxridge as jxr
-from jaxridge import design, select, spectrum
+from jaxridge import select
+from jaxridge.linear import design, spectrum
 
 jax.config.update("jax_enable_x64", True)
 

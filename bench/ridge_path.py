@@ -16,7 +16,8 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import KFold
 
 import jaxridge as jxr
-from jaxridge import select, spectrum
+from jaxridge import select
+from jaxridge.linear import spectrum
 
 jax.config.update("jax_enable_x64", True)
 warnings.filterwarnings("ignore")

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from _peers import header
 
-from jaxridge import inverse, select, testproblems
+from jaxridge import inverse, select
+from jaxridge.inverse import testproblems
 
 N, SEEDS, LEVEL = 64, 100, 0.01
 PROBLEMS = ("shaw", "heat", "phillips", "foxgood")

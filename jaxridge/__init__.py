@@ -1,29 +1,14 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import (
-    design,
-    features,
-    golub_kahan,
-    inverse,
-    kernels,
-    krylov,
-    losses,
-    nonlinear,
-    operators,
-    plan,
-    select,
-    spectrum,
-    stream,
-    testproblems,
-)
-from jaxridge._batch import least_squares_batch
-from jaxridge._large import Iterative, Nystroem
-from jaxridge._result import RESULTS
+from jaxridge import inverse, kernels, operators, select
+from jaxridge.core import plan
+from jaxridge.core.results import RESULTS
 from jaxridge.inverse import (
     Diagonal,
     Direct,
     GolubKahan,
     PerLam,
+    testproblems,
     tikhonov,
     tikhonov_ball,
     tikhonov_cv,
@@ -31,7 +16,7 @@ from jaxridge.inverse import (
     tikhonov_residual,
     tsvd,
 )
-from jaxridge.kernel_ridge import (
+from jaxridge.kernel_methods.kernel_ridge import (
     KernelFit,
     KernelPath,
     Posterior,
@@ -41,10 +26,25 @@ from jaxridge.kernel_ridge import (
     kernel_ridge_path,
     kernel_ridge_score,
 )
-from jaxridge.nonlinear import LevenbergMarquardt, Solution, TrustRegion, least_squares, least_squares_path, minimize
-from jaxridge.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
-from jaxridge.spectrum import Spectrum
-from jaxridge.trust_region import Subproblem, trust_region_subproblem
+from jaxridge.kernel_methods.large import Iterative, Nystroem
+from jaxridge.kernels import features
+from jaxridge.linalg import conjugate_gradients as krylov
+from jaxridge.linalg import golub_kahan
+from jaxridge.linear import design, spectrum, stream
+from jaxridge.linear.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
+from jaxridge.linear.spectrum import Spectrum
+from jaxridge.optimize import least_squares as nonlinear
+from jaxridge.optimize import losses
+from jaxridge.optimize.batch import least_squares_batch
+from jaxridge.optimize.least_squares import (
+    LevenbergMarquardt,
+    Solution,
+    TrustRegion,
+    least_squares,
+    least_squares_path,
+    minimize,
+)
+from jaxridge.optimize.trust_region import Subproblem, trust_region_subproblem
 
 __all__ = [
     "RESULTS",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxridge import inverse
-from jaxridge.design import Design
-from jaxridge.ridge import Choice, Path
+from jaxridge.linear.design import Design
+from jaxridge.linear.ridge import Choice, Path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from lines import check_derivatives
 
 import jaxridge as jxr
 from jaxridge import select
-from jaxridge.design import make_design
-from jaxridge.spectrum import from_design, from_gram
+from jaxridge.linear.design import make_design
+from jaxridge.linear.spectrum import from_design, from_gram
 
 RNG = np.random.default_rng(20)
 LAMS = jnp.logspace(-2, 2, 100)
@@ -391,7 +391,7 @@ def test_vmap_over_lam_equals_the_path_and_shares_the_factor():
 def test_one_compilation_per_shape_whatever_the_lams():
     X, y, _, _ = PROBLEMS["tall"]
     jxr.ridge(X, y, 1.0), jxr.ridge_path(X, y, LAMS)
-    ridge_module = importlib.import_module("jaxridge.ridge")
+    ridge_module = importlib.import_module("jaxridge.linear.ridge")
     before = ridge_module._ridge._cache_size(), ridge_module._ridge_path._cache_size()
     for lam in (0.0, 3, 1e-8, np.float64(2.0), jnp.asarray(5.0), -1.0):
         jxr.ridge(X, y, lam)

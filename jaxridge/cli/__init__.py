@@ -1,0 +1,1 @@
+"""The command line ``jaxridge sweep | predict | info``."""

@@ -1,0 +1,187 @@
+"""Derivatives from the condition that defines the answer, never through a factorisation or a loop."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.custom_derivatives import SymbolicZero
+
+from jaxridge.core.types import Array
+
+
+def moves(tangent: Any) -> bool:
+    """Whether a tangent is there at all; JAX marks the others symbolically."""
+    return not isinstance(tangent, SymbolicZero)
+
+
+def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the value of ``value`` and, to every order, the derivatives of ``live``.
+
+    ``value`` may read a factorisation that was made under ``stop_gradient``; ``live`` states the same
+    quantity through the equations that define it. Only arguments that really move are differentiated. Compiled
+    as a whole also where it is called on its own.
+    """
+
+    @jax.custom_jvp
+    def attached(*args: Any) -> Any:
+        return value(*args)
+
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        leaves, tree = jax.tree.flatten(primals)
+        dleaves = tree.flatten_up_to(tangents)
+        moving = [i for i, tangent in enumerate(dleaves) if moves(tangent)]
+
+        def along(*moved: Array) -> Any:
+            filled = list(leaves)
+            for i, leaf in zip(moving, moved, strict=True):
+                filled[i] = leaf
+            return live(*jax.tree.unflatten(tree, filled))
+
+        _, tangent = jax.jvp(along, [leaves[i] for i in moving], [dleaves[i] for i in moving])
+        return whole(*primals), tangent
+
+    attached.defjvp(rule, symbolic_zeros=True)
+    whole = jax.jit(attached)
+    return whole
+
+
+def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
+    """`attach` for functions of (arrays, λ (c,)) whose results' last axes follow λ, each column its own.
+
+    In λ alone ``value`` is differentiated, to every order, so that only a derivative in ``arrays`` asks ``live``.
+    """
+
+    def slope(fn: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda arrays, lam: jax.jvp(lambda lam: fn(arrays, lam), (lam,), (jnp.ones_like(lam),))[1]
+
+    @cache
+    def slopes() -> Callable[..., Any]:
+        return attach_columns(slope(value), slope(live))
+
+    @jax.custom_jvp
+    def attached(arrays: Any, lam: Array) -> Any:
+        return value(arrays, lam)
+
+    whole = jax.jit(attached)
+
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        (arrays, lam), (d_arrays, d_lam) = primals, tangents
+        out = whole(arrays, lam)
+        tangent = jax.tree.map(jnp.zeros_like, out)
+        leaves, tree = jax.tree.flatten(arrays)
+        d_leaves = tree.flatten_up_to(d_arrays)
+        moving = [i for i, change in enumerate(d_leaves) if moves(change)]
+
+        def along(*moved: Array) -> Any:
+            filled = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
+            return live(jax.tree.unflatten(tree, list(filled.values())), lam)
+
+        if moving:
+            change = jax.jvp(along, [leaves[i] for i in moving], [d_leaves[i] for i in moving])[1]
+            tangent = jax.tree.map(jnp.add, tangent, change)
+        if moves(d_lam):
+            # The direction stays outside: a rule of its own inside of what is linear in it would be lost.
+            change = slopes()(arrays, lam)
+            tangent = jax.tree.map(lambda t, v: t + v * jnp.broadcast_to(d_lam, v.shape), tangent, change)
+        return out, tangent
+
+    attached.defjvp(rule, symbolic_zeros=True)
+    return whole
+
+
+def still(tree: Any) -> Any:
+    """Under ``stop_gradient``; what is no array stays."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), static)
+
+
+def one_by_one(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
+    """``jax.lax.map`` for functions with rules of their own, such as those of `attach`.
+
+    Where reverse mode splits a loop in two, JAX puts the plain value of such a function in its place, so that second
+    derivatives would be silently wrong. Here the rule is that of the whole loop, and its tangents come from bodies
+    that are rematerialised, which are not split; nor does any store what it computed. One alone needs no loop, and
+    shares with its surroundings what both compute.
+    """
+    first = jax.tree.map(lambda x: x[0], xs)
+    if jax.tree.leaves(xs)[0].shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], fn(first))
+    # What fn closes over has to be an argument of the rule.
+    program, out = jax.make_jaxpr(fn, return_shape=True)(first)
+
+    def body(constants: Any) -> Callable[[Any], list[Array]]:
+        return lambda x: eval_jaxpr(program.jaxpr, constants, *jax.tree.leaves(x))
+
+    def plain(xs: Any, constants: Any) -> list[Array]:
+        return jax.lax.map(body(constants), xs, batch_size=batch_size)
+
+    def live(xs: Any, constants: Any) -> list[Array]:
+        return jax.lax.map(jax.checkpoint(body(constants)), xs, batch_size=batch_size)
+
+    return jax.tree.unflatten(jax.tree.structure(out), attach(plain, live)(xs, program.consts))
+
+
+def once_only(frozen: Any, live: Any, message: str | None) -> Any:
+    """``frozen``, for use in a first derivative that would be wrong if it were differentiated again.
+
+    Whoever differentiates it with respect to ``live`` gets ``ValueError(message)``, or NaN if there is no
+    message: for by-products of a verb, which must not stop a second derivative that never uses them.
+    """
+
+    @jax.custom_jvp
+    def guard(frozen: Any, live: Any) -> Any:
+        return frozen
+
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        moved = any(moves(tangent) for tangent in jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x)))
+        if moved and message is not None:
+            raise ValueError(message)
+
+        def tangent(x: Array) -> Any:
+            if not jnp.issubdtype(x.dtype, jnp.inexact):
+                return np.zeros(x.shape, jax.dtypes.float0)
+            return jnp.full_like(x, jnp.nan if moved else 0.0)
+
+        return primals[0], jax.tree.map(tangent, primals[0])
+
+    guard.defjvp(rule, symbolic_zeros=True)
+    return guard(frozen, live)
+
+
+def implicit_root(fn: Callable[[Array], Array], root: Array) -> Array:
+    """``root`` of the elementwise equation ``fn(x) = 0``, differentiable in all that ``fn`` closes over.
+
+    ``root`` is the number already found; the derivative is that of the implicit function theorem,
+    ``dx = -(dfn) / fn'(x)``, to every order.
+    """
+    return jax.lax.custom_root(
+        fn,
+        jax.lax.stop_gradient(root),
+        solve=lambda _, start: start,
+        tangent_solve=lambda linear, rhs: rhs / linear(jnp.ones_like(rhs)),
+    )
+
+
+def implicit_solution(
+    equation: Callable[[Array], Array],
+    x: Array,
+    solve: Callable[[Array], Array],
+    transpose_solve: Callable[[Array], Array] | None = None,
+) -> Array:
+    """``x`` of the linear equation ``equation(x) = 0``, already found, differentiable in all that it closes over.
+
+    ``solve(b)`` gives the change of x that adds b to the equation, ``transpose_solve`` the same for its transpose
+    (None if it is symmetric): frozen factors or iterations, which are never differentiated.
+    """
+
+    def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
+        forward, symmetric = lambda _, b: solve(b), transpose_solve is None
+        backward = None if transpose_solve is None else lambda _, b, to=transpose_solve: to(b)
+        return jax.lax.custom_linear_solve(linear, rhs, forward, backward, symmetric)
+
+    return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)

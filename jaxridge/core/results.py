@@ -1,0 +1,108 @@
+"""What can happen at run time, as data: one code for every problem of a batch, with its message."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from jaxridge.core.types import Array
+
+
+class RESULTS(eqx.Enumeration):
+    """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
+
+    Only ``successful``, ``rank_deficient``, ``unresolved``, ``max_products``, ``residual_floor``,
+    ``unreachable_residual`` and ``trivial_residual`` come with finite numbers.
+
+    >>> import jaxridge as jxr, jax.numpy as jnp
+    >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
+    >>> bool(fit.result == jxr.RESULTS.invalid_lam)
+    True
+    """
+
+    successful = "solved"
+    rank_deficient = (
+        "The columns are linearly dependent and lam = 0: of the many least-squares solutions this is "
+        "the one of minimum norm. Use lam > 0 for a solution that depends smoothly on the data."
+    )
+    unresolved = (
+        "lam is too small for this dtype: what rounding does to X may change the coefficients by a twentieth or "
+        "more. Use a larger lam, or float64."
+    )
+    nonfinite_input = "X, y, weights or penalty hold NaN or infinity. Remove or impute those entries."
+    invalid_lam = "lam is negative or NaN. Use lam >= 0."
+    invalid_weights = "weights must be >= 0, with a positive one for every unpenalised column at least."
+    invalid_penalty = "penalty must be > 0. Name columns without a penalty in `unpenalized` instead."
+    dependent_unpenalized = (
+        "The unpenalised columns (the intercept is one) are linearly dependent, so that their "
+        "coefficients are not determined. Drop one, or set intercept=False."
+    )
+    invalid_radius = "radius must be >= 0, a fraction between 0 and 1."
+    nonfinite_kernel = (
+        "The kernel matrix holds NaN or infinity: look for NaN in the points, and for a length scale or a weight of "
+        "a kernel that is not positive."
+    )
+    indefinite_kernel = (
+        "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
+        "that it is symmetric and positive semidefinite, or add a multiple of the identity."
+    )
+    max_products = (
+        "As many products as allowed did not solve this lam to tol: residual_norm or error_bound says how far it came. "
+        "Raise max_steps or budget, rank, tol or lam."
+    )
+    residual_floor = (
+        "Rounding keeps the residual at this lam above tol, however many steps are taken: residual_norm says how far "
+        "it came. Use a larger lam or tol, or float64."
+    )
+    shared_null_space = (
+        "A and L have a null space in common, so that x is not determined there. Use another L, such as the identity."
+    )
+    unreachable_residual = "No lam makes the residual as small as asked, so lam is 0. Is the noise level too low?"
+    trivial_residual = (
+        "The residual is smaller than asked even for the smoothest x, so lam is infinite. Is the noise level too high, "
+        "or is there no signal?"
+    )
+    gradient_converged = "converged: the gradient is as small as gtol asks"
+    cost_converged = "converged: no step that the data determine gains more than ftol of the cost"
+    step_converged = "converged: the steps that the data determine are as short as xtol asks, or as rounding allows"
+    max_steps = "max_steps was reached before any convergence test was met. Raise it, or start nearer."
+    rounding_limited = (
+        "Rounding in the residual hides what could still be gained, which may be half a percent of the cost or more. "
+        "The point is the best that this dtype can tell. Use float64, or scale the problem."
+    )
+    stalled = (
+        "No step reduces the cost although the model says that it can fall: the residual may be noisy or not "
+        "smooth at this precision, or its derivative wrong. Use float64, or check the residual."
+    )
+    nonfinite_start = "The residual or its Jacobian is NaN or infinite at x0. Start from another point."
+    nonfinite_region = (
+        "The residual or its Jacobian is NaN or infinite everywhere near the best point, which is kept. Bound the "
+        "parameters, or rewrite the residual."
+    )
+    crossed_bounds = "A lower bound lies above its upper bound."
+    overflow = (
+        "The scales of X, y and lam lie so far apart that the answer or a step towards it leaves the range of "
+        "this dtype. Rescale the data, or use float64."
+    )
+
+
+def first_failure(*cases: tuple[Array, Any], shape: tuple[int, ...]) -> Any:
+    """The item of the first true case, elementwise over ``shape``; ``successful`` where none is true."""
+
+    def scalar(*conditions: Array) -> Any:
+        item = RESULTS.successful
+        for condition, (_, failure) in reversed(list(zip(conditions, cases, strict=True))):
+            item = RESULTS.where(condition, failure, item)
+        return item
+
+    for _ in shape:
+        scalar = jax.vmap(scalar)
+    return scalar(*(jax.numpy.broadcast_to(condition, shape) for condition, _ in cases))
+
+
+def override(failure: Any, bad: Array, result: Any) -> Any:
+    """``result``, with ``failure`` in its place where ``bad``."""
+    scalar = lambda bad, item: RESULTS.where(bad, failure, item)  # noqa: E731
+    for _ in bad.shape:
+        scalar = jax.vmap(scalar)
+    return scalar(bad, result)

@@ -1,0 +1,162 @@
+"""Problems that an orthonormal transform makes diagonal: every formula is a sum over independent coordinates.
+
+With h the symbol of A, ℓ that of L and z the transform of b, coordinate j of the minimiser of ‖Ax − b‖² + λ‖Lx‖² is
+h̄ⱼzⱼ/(|hⱼ|² + λ|ℓⱼ|²). Nothing is factored, so that plain differentiation is right, to every order.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.numbers import poison, safe_divide, safe_sqrt
+from jaxridge.core.results import RESULTS, first_failure
+from jaxridge.core.types import Array, Float, Lam
+
+
+class Measurements(eqx.Module):
+    """What a rule asks of a problem that has no matrix: targets, and how many numbers were measured."""
+
+    y: Float[Array, "m t"]
+    weights: Float[Array, " m"] | None
+    free: Any  # q, the unpenalised directions
+
+    def rows(self) -> Any:
+        """Measurements of positive weight."""
+        return self.y.shape[0] if self.weights is None else jnp.sum(self.weights > 0, dtype=self.y.dtype)
+
+
+class DiagonalSpectrum(eqx.Module):
+    """Exits of `jaxridge.linear.spectrum.Spectrum` for a diagonal problem; leverages of rows are a ``ValueError``."""
+
+    design: Measurements
+    symbol: Array  # h (n,), real or complex
+    squares: Float[Array, " n"]  # |h|²
+    penalty: Float[Array, " n"]  # |ℓ|²
+    z: Array  # (n, t)
+
+    def _parts(self, lam: Lam) -> tuple[Array, Array]:
+        """|h|² and λ|ℓ|², in units that an infinite λ does not leave."""
+        lam = jnp.atleast_1d(lam)
+        lam = poison(lam, lam >= 0)[None, :]
+        infinite = jnp.isinf(lam)
+        squares, penalty = self.squares[:, None], self.penalty[:, None]
+        damping = jnp.where(infinite, 1.0, lam) * penalty
+        seen = jnp.where(infinite & (penalty > 0), 0.0, squares)
+        return seen, damping
+
+    def filter_factors(self, lam: Lam) -> Float[Array, "n c"]:
+        """f = |h|²/(|h|² + λ|ℓ|²)."""
+        seen, damping = self._parts(lam)
+        return safe_divide(seen, seen + damping)
+
+    def _kept(self, lam: Lam) -> Float[Array, "n c"]:
+        """1 − f, without a subtraction; 1 in a coordinate that is not seen."""
+        seen, damping = self._parts(lam)
+        unseen = seen + damping == 0
+        return jnp.where(unseen, 1.0, safe_divide(damping, seen + damping))
+
+    def coef(self, lam: Lam) -> Array:
+        """Coordinates of x (n, t)."""
+        seen, damping = self._parts(lam)
+        gain = safe_divide(jnp.where(seen > 0, 1.0, jnp.zeros_like(damping)), seen + damping)
+        return jnp.conj(self.symbol)[:, None] * self.z * gain.astype(self.z.dtype)
+
+    def rss(self, lam: Lam) -> Float[Array, " t"]:
+        """‖(1 − f)z‖²."""
+        return jnp.sum(jnp.square(self._kept(lam)) * _square(self.z), axis=0)
+
+    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
+        """‖Lx‖²."""
+        return jnp.sum(self.penalty[:, None] * _square(self.coef(lam)), axis=0)
+
+    def penalised(self, lam: Lam) -> Array:
+        """ℓx, of which `norm` is the norm."""
+        x = self.coef(lam)
+        return jnp.sqrt(self.penalty)[:, None].astype(x.dtype) * x
+
+    def norm(self, lam: Lam) -> Float[Array, " t"]:
+        """‖Lx‖, with derivative 0 where it is 0."""
+        return safe_sqrt(self.squared_norm(lam))
+
+    def dof(self, lam: Lam) -> Lam:
+        """Σf."""
+        return jnp.sum(self.filter_factors(lam), axis=0).reshape(jnp.shape(lam))
+
+    def residual_dof(self, lam: Lam) -> Lam:
+        """Σ(1 − f)."""
+        return jnp.sum(self._kept(lam), axis=0).reshape(jnp.shape(lam))
+
+    def logdet(self, lam: Lam) -> Lam:
+        """Σ log(1 + |h|²/λ|ℓ|²) over the penalised coordinates."""
+        seen, damping = self._parts(lam)
+        ratio = jnp.where(damping == 0, jnp.where(seen > 0, jnp.inf, 0.0), seen / jnp.where(damping == 0, 1.0, damping))
+        return jnp.sum(jnp.where(self.penalty[:, None] > 0, jnp.log1p(ratio), 0.0), axis=0).reshape(jnp.shape(lam))
+
+    def loo_residual(self, lam: Lam) -> Array:
+        raise ValueError("leave-one-out needs the rows of A; for a transformed problem use select.gcv.")
+
+    def one_minus_leverage(self, lam: Lam) -> Array:
+        raise ValueError("leverages need the rows of A; a transformed problem has dof and residual_dof.")
+
+    @property
+    def singular_values(self) -> Float[Array, " n"]:
+        """|h|/|ℓ|, largest first; 0 where it is rounding or without a penalty."""
+        ratio = jnp.sqrt(safe_divide(self.squares, self.penalty))
+        floor = self.z.shape[0] * jnp.finfo(ratio.dtype).eps * jnp.max(ratio, initial=0.0)
+        return jnp.sort(jnp.where(ratio > floor, ratio, 0.0), descending=True)
+
+    def result(self, lam: Lam) -> Any:
+        """A `RESULTS` item for each target."""
+        lam, z = jnp.atleast_1d(lam), jax.lax.stop_gradient(self.z)
+        finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(self.coef(lam))), axis=0)
+        good = jnp.all(jnp.isfinite(jax.lax.stop_gradient(self.squares)))
+        shared = jnp.any((self.penalty == 0) & (self.squares <= _rounding(self.squares)))
+        singular = jnp.any(self.squares <= _rounding(self.squares))
+        return first_failure(
+            (~(good & jnp.all(jnp.isfinite(z), axis=0)), RESULTS.nonfinite_input),
+            (shared, RESULTS.shared_null_space),
+            (~(lam >= 0), RESULTS.invalid_lam),
+            (~finite, RESULTS.overflow),
+            (singular & (lam == 0), RESULTS.rank_deficient),
+            shape=z.shape[1:],
+        )
+
+
+def _square(z: Array) -> Float[Array, "n t"]:
+    """|z|², with derivative 0 at 0."""
+    return jnp.square(z.real) + jnp.square(z.imag) if jnp.iscomplexobj(z) else jnp.square(z)
+
+
+def _rounding(squares: Float[Array, " n"]) -> Array:
+    return jnp.square(squares.shape[0] * jnp.finfo(squares.dtype).eps) * jnp.max(squares, initial=0.0)
+
+
+def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectrum:
+    """The problem min ‖diag(h)x − z‖² + λ‖diag(ℓ)x‖², what Fourier and cosine transforms make of convolutions.
+
+    Args:
+        symbol: (n,) h, real or complex. z: (n,) or (n, t), the transform of b by an
+            orthonormal one, so that norms are those of b.
+        penalty: (n,) ℓ, the symbol of L; None is all ones. Coordinates with ℓ = 0 have no penalty.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import spectrum
+    >>> diagonal = spectrum.from_diagonal(jnp.array([2.0, 1.0]), jnp.array([4.0, 3.0]))
+    >>> print(diagonal.coef(jnp.array(1.0))[:, 0], diagonal.dof(jnp.array(1.0)))
+    [1.6 1.5] 1.3
+    """
+    symbol, z = jnp.asarray(symbol), jnp.asarray(z)
+    if symbol.ndim != 1 or z.ndim not in (1, 2) or z.shape[0] != symbol.shape[0]:
+        raise ValueError(f"symbol has shape {symbol.shape} and z {z.shape}; pass (n,), and (n,) or (n, t).")
+    squares = _square(symbol)
+    ell = jnp.ones_like(squares) if penalty is None else _square(jnp.asarray(penalty))
+    if ell.shape != symbol.shape:
+        raise ValueError(f"penalty has shape {ell.shape}; one number for each of the symbol is needed: {symbol.shape}.")
+    z = z.reshape(z.shape[0], -1)
+    common = jnp.promote_types(symbol.dtype, z.dtype)
+    symbol, z = symbol.astype(common), z.astype(common)
+    free = jnp.sum(ell == 0, dtype=squares.dtype)
+    # Rules ask for the shape and the real dtype of the targets only.
+    return DiagonalSpectrum(Measurements(z.real, None, free), symbol, squares, ell, z)

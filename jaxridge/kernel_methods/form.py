@@ -1,0 +1,160 @@
+"""A kernel ridge problem and its standard form: weights and the intercept leave a plain positive semidefinite K̃.
+
+With γ = α/√ω and u = √ω/‖√ω‖ the problem of `jaxridge.kernel_methods.spectrum` is (K̃ + λI)γ = √ωy on the complement
+of u, where K̃ = √ωK√ω. A Householder reflection sends u to the first coordinate, whose row and column then drop out.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
+from jaxridge.core.types import Array, Bool, Float, Lam, Scalar
+from jaxridge.linear.design import Terms, householder, reflect
+
+
+class KernelDesign(eqx.Module):
+    """The live problem: derivatives flow through these arrays and no others."""
+
+    K: Float[Array, "n n"]
+    y: Float[Array, "n t"]
+    weights: Float[Array, " n"] | None
+    terms: Terms = eqx.field(static=True)
+
+    @property
+    def free(self) -> int:
+        """The number of unpenalised columns: 1 for an intercept."""
+        return int(self.terms.intercept)
+
+    def weigh(self, r: Float[Array, "n t"]) -> Float[Array, "n t"]:
+        """ω r."""
+        return r if self.weights is None else self.weights[:, None] * r
+
+    def rows(self) -> Float[Array, ""] | int:
+        """The number of measurements: rows of positive weight."""
+        return self.K.shape[0] if self.weights is None else jnp.sum(self.weights > 0, dtype=self.K.dtype)
+
+    def centre(self, r: Float[Array, "n t"]) -> Float[Array, "n t"]:
+        """r less its weighted mean, if there is an intercept."""
+        return r - self.mean(r)[None, :] if self.terms.intercept else r
+
+    def mean(self, r: Float[Array, "n t"]) -> Float[Array, " t"]:
+        """Σωr / Σω."""
+        return jnp.mean(r, axis=0) if self.weights is None else matmul(self.weights, r) / jnp.sum(self.weights)
+
+
+class KernelForm(eqx.Module):
+    """ỹ in powers of two of K and ω, and the way back from K̃. Nothing here carries a derivative."""
+
+    y: Float[Array, "p t"]
+    root: Float[Array, " n"]  # √ω / 2^e
+    reflector: Float[Array, " n"] | None
+    across: Float[Array, " n"]  # K̃u before the reflection
+    level: Float[Array, " t"]  # what y is measured from
+    scale: Scalar  # of K
+    damping_scale: Scalar  # λ = μ · damping_scale
+    finite: Bool[Array, ""]
+    finite_y: Bool[Array, " t"]
+    symmetric: Bool[Array, ""]
+    weights: Bool[Array, ""]
+
+    def lift(self, M: Float[Array, "p m"]) -> Float[Array, "n m"]:
+        """From the complement of u back to all rows."""
+        if self.reflector is None:
+            return M
+        return reflect(self.reflector, jnp.concatenate([jnp.zeros((1, M.shape[1]), M.dtype), M]))
+
+    def lower(self, M: Float[Array, "n m"]) -> Float[Array, "p m"]:
+        """The part of M in the complement of u."""
+        return M if self.reflector is None else reflect(self.reflector, M)[1:]
+
+    def u(self) -> Float[Array, " n"]:
+        """√ω/‖√ω‖."""
+        return self.root / jnp.linalg.norm(self.root)
+
+    def unused(self, of_one: Array) -> Array:
+        """What rows of weight zero, of eigenvalue 1, add to a sum over directions."""
+        return jnp.sum(self.root == 0, dtype=self.root.dtype) * of_one
+
+    def mu(self, lam: Lam) -> Float[Array, " c"]:
+        """λ in units of K̃, NaN where it is negative."""
+        lam = jnp.atleast_1d(lam)
+        return poison(lam, lam >= 0) / self.damping_scale
+
+
+def rounding(K: Float[Array, "p p"], size: Array) -> Array:
+    """An eigenvalue below this is rounding: (10 + √n)·eps of the largest one, or of K's entries, of size 1.
+
+    Heuristic, between the n·eps of the bound, which in float32 would give up digits that are there, and eps.
+    """
+    return (10.0 + math.sqrt(K.shape[0])) * jnp.finfo(K.dtype).eps * jnp.maximum(size, 1.0)
+
+
+def tolerance(K: Float[Array, "n n"]) -> float:
+    """What a matrix may lack in symmetry and definiteness for want of precision in the kernel itself."""
+    return 10.0 * K.shape[0] * float(jnp.finfo(K.dtype).eps)
+
+
+def from_level(
+    y: Float[Array, "n t"], weights: Float[Array, " n"] | None, intercept: bool
+) -> tuple[Float[Array, "n t"], Float[Array, " t"]]:
+    """y less a level that an intercept takes up, near its weighted mean, and that level, which has no derivatives.
+
+    A mean that is large beside what y varies costs digits of the solution otherwise. A row of weight zero takes no
+    part, whatever its target.
+    """
+    if weights is not None:
+        y = jnp.where((weights == 0)[:, None] & ~jnp.isfinite(y), 0.0, y)
+    if not intercept:
+        return y, jnp.zeros(y.shape[1], y.dtype)
+    share = jnp.ones(y.shape[0], y.dtype) if weights is None else weights / jnp.max(weights)
+    level = jax.lax.stop_gradient(matmul(share / jnp.sum(share), y))
+    level = jnp.where(jnp.isfinite(level), level, 0.0)
+    return y - level[None, :], level
+
+
+def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
+    """The form and K̃ itself."""
+    K, y, weights = jax.lax.stop_gradient((design.K, design.y, design.weights))
+    n, dtype = K.shape[0], K.dtype
+    root = jnp.ones(n, dtype) if weights is None else jnp.sqrt(weights)
+    root_scale = jnp.ones((), dtype) if weights is None else power_of_two(exponent(jnp.max(root)), dtype)
+    root = root / root_scale
+    size = jnp.max(jnp.abs(K))
+    scale = power_of_two(exponent(size), dtype)
+    y, level = from_level(y, weights, design.terms.intercept)
+    finite, finite_y = jnp.isfinite(size), jnp.all(jnp.isfinite(y), axis=0)
+    if weights is not None:
+        finite_y &= jnp.all(jnp.isfinite(weights))
+    valid = jnp.all(jnp.isfinite(root)) & jnp.any(root > 0)
+    K = K / scale
+    symmetric = jnp.max(jnp.abs(K - K.T)) <= tolerance(K)
+    K = poison(0.5 * (K + K.T), finite & valid & symmetric)
+    if weights is not None:
+        # A row of weight zero becomes a direction of its own with eigenvalue 1, away from all that is counted.
+        K = root[:, None] * K * root[None, :] + jnp.diag((root == 0).astype(dtype))
+    u = root / jnp.linalg.norm(root)
+    across, reflector, y_reduced = matmul(K, u), None, root[:, None] * y
+    if design.terms.intercept:
+        reflector = householder(u)
+        # (I − vvᵀ)K(I − vvᵀ) by the two outer products that it takes.
+        Kv = matmul(K, reflector)
+        Kv = Kv - 0.5 * matmul(reflector, Kv) * reflector
+        K = (K - reflector[:, None] * Kv[None, :] - Kv[:, None] * reflector[None, :])[1:, 1:]
+        y_reduced = reflect(reflector, y_reduced)[1:]
+    form = KernelForm(
+        y=jnp.where(finite_y[None, :], y_reduced, jnp.nan),
+        root=root,
+        reflector=reflector,
+        across=across,
+        level=level,
+        scale=scale,
+        damping_scale=scale * root_scale * root_scale,
+        finite=finite,
+        finite_y=finite_y,
+        symmetric=symmetric,
+        weights=valid,
+    )
+    return form, K

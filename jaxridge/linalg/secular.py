@@ -1,0 +1,52 @@
+"""One safeguarded root finder, in the logarithm of lambda.
+
+‖w(λ)‖ = Δ, ‖r(λ)‖ = δ and rule'(λ) = 0 are one scalar equation after a factorisation. Newton's method in
+log λ is kept inside a bracket that bisection shrinks whenever a Newton step leaves it or gains too little.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.types import Array
+
+# Bisection alone halves a bracket of width log(1e600) below the spacing of float64 in 64 steps;
+# Newton needs about eight. Half as many again for a bracket that both share badly.
+_MAX_STEPS = 96
+
+
+def find_root(
+    fn: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, sign_low: Array | None = None
+) -> Array:
+    """The root x of each element of ``fn``, given ``fn(x) -> (value, slope)`` and a bracket.
+
+    ``fn(low)`` and ``fn(high)`` must differ in sign in each element; where they do not, or where ``fn`` is
+    NaN, what comes back lies in the bracket and is no root. ``sign_low`` is the sign of fn(low) where that is known.
+    All elements step together. The result is not differentiable: give it to ``implicit_root``.
+    """
+    eps = jnp.finfo(low.dtype).eps
+    sign_low = jnp.sign(fn(low)[0]) if sign_low is None else sign_low
+
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        return (state[0] < _MAX_STEPS) & ~jnp.all(state[4])
+
+    def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        step, low, high, x, done = state
+        value, slope = fn(x)
+        below = jnp.sign(value) == sign_low
+        low, high = jnp.where(below, x, low), jnp.where(below, high, x)
+        newton = x - value / jnp.where(slope == 0, jnp.inf, slope)
+        middle = low + 0.5 * (high - low)
+        # A Newton step that leaves the bracket, or every third step one that cannot be trusted to shrink it.
+        inside = (newton > low) & (newton < high) & (step % 3 != 2)
+        close = jnp.abs(newton - x) <= 2 * eps * jnp.maximum(jnp.abs(x), 1.0)
+        following = jnp.where(inside | (close & (slope != 0)), newton, middle)
+        narrow = high - low <= 4 * eps * jnp.maximum(jnp.abs(x), 1.0)
+        finished = done | (value == 0) | (close & (slope != 0)) | narrow
+        x = jnp.where(done | (value == 0), x, jnp.clip(following, low, high))
+        return step + 1, low, high, x, finished
+
+    middle = low + 0.5 * (high - low)
+    start = (jnp.zeros((), jnp.int32), low, high, middle, jnp.zeros(low.shape, bool))
+    return jax.lax.while_loop(unfinished, advance, start)[3]

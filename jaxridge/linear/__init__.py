@@ -1,0 +1,1 @@
+"""Ridge regression on a matrix of features: the verbs, the factorisations behind them, and rows that stream."""

@@ -1,0 +1,200 @@
+"""Cross-validation folds of a factored problem: triangles merged, then one small SVD for each fold.
+
+In the directions of the full factor the problem is ‖ŷ − Bω‖² + λ'‖βω‖² with B = U diag(s), and a fold leaves
+out some rows of B. Each fold's rows become one triangle; prefixes and suffixes of those are merged, so that the
+complement of every fold costs two small QR and no row is read twice. (Downdating a triangle would cancel.)
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxridge.core.implicit import attach
+from jaxridge.core.numbers import cutoff, matmul, poison, safe_divide
+from jaxridge.core.types import Array, Float, Int, Lam
+from jaxridge.linear import carrier
+from jaxridge.linear.design import Design
+from jaxridge.linear.spectrum import Spectrum, from_design
+
+
+class Partition(eqx.Module):
+    """Row numbers of the folds; n stands for no row, so that all folds have one length."""
+
+    train: Int[Array, "f p"]
+    test: Int[Array, "f v"]
+    disjoint: bool = eqx.field(static=True)  # every row is held out once: triangles can be merged
+    ragged: bool = eqx.field(static=True)
+
+
+class Folds(eqx.Module):
+    """For each fold, what predicts its held-out rows at any λ: base − E (σ/(σ²+λ') z)."""
+
+    partition: Partition
+    base: Float[Array, "f v t"]
+    E: Float[Array, "f v r"]
+    s: Float[Array, "f r"]
+    z: Float[Array, "f r t"]
+    root_weights: Float[Array, "f v"]  # 0 for no row
+    scale: Float[Array, ""]
+    y_scale: Float[Array, " t"]
+
+
+def partition(
+    n: int,
+    folds: int,
+    key: Array | None,
+    labels: tuple[int, ...] | None,
+    splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None,
+) -> Partition:
+    """Which rows each fold holds out: consecutive blocks, shuffled, by label, or as given."""
+    if splits is not None:
+        rows = np.array([i for pair in splits for part in pair for i in part])
+        if not splits or any(not len(train) or not len(test) for train, test in splits):
+            raise ValueError("splits: every pair needs at least one training row and one test row.")
+        if rows.min() < 0 or rows.max() >= n:
+            raise ValueError(f"splits: row numbers go from {rows.min()} to {rows.max()}; X has rows 0 to {n - 1}.")
+        return _padded([np.array(train) for train, _ in splits], [np.array(test) for _, test in splits], n, False)
+    if labels is not None:
+        if len(labels) != n:
+            raise ValueError(f"labels has {len(labels)} entries; one for each of the {n} rows of X is needed.")
+        where = np.array(labels)
+        blocks = [np.flatnonzero(where == label) for label in range(where.max() + 1)]
+    else:
+        if folds > n:
+            raise ValueError(f"folds is {folds}, but X has only {n} rows.")
+        blocks = np.array_split(np.arange(n), folds)
+    if len(blocks) < 2:
+        raise ValueError("labels name one group only; at least 2 folds are needed.")
+    result = _padded([np.setdiff1d(np.arange(n), block) for block in blocks], blocks, n, True)
+    if key is None:
+        return result
+    order = jnp.append(jax.random.permutation(key, n), n)
+    return Partition(order[result.train], order[result.test], True, result.ragged)
+
+
+def _padded(train: list[np.ndarray], test: list[np.ndarray], n: int, disjoint: bool) -> Partition:
+    def pad(blocks: list[np.ndarray]) -> np.ndarray:
+        longest = max(len(block) for block in blocks)
+        return np.stack([np.pad(block, (0, longest - len(block)), constant_values=n) for block in blocks])
+
+    ragged = len({len(block) for block in train}) > 1
+    return Partition(jnp.asarray(pad(train)), jnp.asarray(pad(test)), disjoint, ragged)
+
+
+def take_rows(x: Array, rows: Int[Array, "*f p"]) -> Array:
+    """Rows of x; zeros where there is no row."""
+    return jnp.take(x, rows, axis=0, mode="fill", fill_value=0)
+
+
+def _triangle(A: Float[Array, "p m"], y: Float[Array, "p t"]) -> tuple[Float[Array, "m m"], Float[Array, "m t"]]:
+    """R and Qᵀy of A = QR, square whatever the number of rows."""
+    Q, R = jnp.linalg.qr(A)
+    missing = max(A.shape[1] - A.shape[0], 0)
+    return jnp.pad(R, ((0, missing), (0, 0))), jnp.pad(matmul(Q.T, y), ((0, missing), (0, 0)))
+
+
+def _merge(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The triangle of two triangles' rows together."""
+    return _triangle(jnp.concatenate([one[0], other[0]]), jnp.concatenate([one[1], other[1]]))
+
+
+def _complements(blocks: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The triangle of all folds but one, for each one, from prefixes and suffixes."""
+
+    def step(state: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        return _merge(state, block), state
+
+    nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), blocks)
+    _, before = jax.lax.scan(step, nothing, blocks)
+    _, after = jax.lax.scan(step, nothing, blocks, reverse=True)
+    return jax.lax.map(lambda pair: _merge(*pair), (before, after))
+
+
+def fold_factors(spectrum: Spectrum, folds: Partition) -> Folds:
+    """Factor the complement of every fold from the rows of the full factor."""
+    if spectrum.factor.U is None:
+        raise ValueError("kfold needs the rows of X, which this spectrum does not keep; use gcv.")
+    factor, q = spectrum.factor, spectrum.design.Z.shape[1]
+    m = factor.s.shape[0]
+    # Unpenalised directions first, so that the triangle eliminates them before the penalised ones.
+    B = jnp.roll(factor.U * factor.s[None, :], q, axis=1)
+    y = factor.y_perp + matmul(factor.U, factor.z)
+    root = jnp.ones(B.shape[0], B.dtype) if factor.root_weights is None else factor.root_weights
+
+    def of_rows(rows: Array) -> tuple[Array, Array]:
+        return _triangle(take_rows(B, rows), take_rows(y, rows))
+
+    R, c = _complements(jax.lax.map(of_rows, folds.test)) if folds.disjoint else jax.lax.map(of_rows, folds.train)
+
+    def one(R: Array, c: Array, rows: Array) -> tuple[Array, ...]:
+        W, s, Vt = jnp.linalg.svd(R[q:, q:], full_matrices=False)
+        s = jnp.where(s > cutoff(s, (B.shape[0], m)), s, jnp.where(jnp.isnan(s), s, 0.0))
+        free = jax.scipy.linalg.solve_triangular(R[:q, :q], jnp.concatenate([R[:q, q:], c[:q]], axis=1))
+        held, held_y = take_rows(B, rows), take_rows(y, rows)
+        E = matmul(held[:, q:] - matmul(held[:, :q], free[:, : m - q]), Vt.T)
+        return held_y - matmul(held[:, :q], free[:, m - q :]), E, s, matmul(W.T, c[q:])
+
+    base, E, s, z = jax.lax.map(lambda args: one(*args), (R, c, folds.test))
+    return Folds(folds, base, E, s, z, take_rows(root, folds.test), factor.scale, factor.y_scale)
+
+
+def mean_losses(e: Array, weights: Array, loss: Callable[[Array], Array]) -> Array:
+    """Weighted mean loss over the rows of one fold; no row has weight 0."""
+    weighted = jnp.where(weights[:, None] > 0, weights[:, None] * loss(e), 0.0)
+    return jnp.sum(weighted, axis=0) / jnp.sum(weights)
+
+
+@lru_cache
+def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    def value(folds: Folds, design: Design, lam: Lam) -> Array:
+        lam = jnp.atleast_1d(lam)
+        damping = poison(lam, lam >= 0)[None, :] * folds.scale * folds.scale
+
+        def one(base: Array, E: Array, s: Array, z: Array, root: Array) -> Array:
+            s = s[:, None]
+            scaled = base - matmul(E, safe_divide(s * z, jnp.square(s) + damping))
+            e = safe_divide(scaled, jnp.broadcast_to(root[:, None], scaled.shape)) * folds.y_scale[None, :]
+            return mean_losses(e, jnp.square(root), loss)
+
+        return jax.vmap(one)(folds.base, folds.E, folds.s, folds.z, folds.root_weights)
+
+    def live(folds: Folds, design: Design, lam: Lam) -> Array:
+        weights = jnp.ones(design.X.shape[0], design.X.dtype) if design.weights is None else design.weights
+        plain = design.weights is None and not folds.partition.ragged
+
+        def one(rows: tuple[Array, Array]) -> Array:
+            train, test = rows
+            part = Design(
+                take_rows(design.X, train),
+                take_rows(design.Z, train),
+                take_rows(design.y, train),
+                None if plain else take_rows(weights, train),
+                design.penalty,
+                design.terms,
+            )
+            _, w = carrier.solution(part, from_design(part).factor, lam)
+            d = design.X.shape[1]
+            predicted = matmul(take_rows(design.X, test), w[:d]) + matmul(take_rows(design.Z, test), w[d:])
+            return take_rows(design.y, test) - predicted
+
+        # The loss is the user's, and may have a rule of its own, which a loop would lose (see `one_by_one`).
+        e = jax.lax.map(one, (folds.partition.train, folds.partition.test))
+        return jax.vmap(lambda e, test: mean_losses(e, take_rows(weights, test), loss))(e, folds.partition.test)
+
+    return value, attach(value, live)
+
+
+def held_out(
+    folds: Folds, design: Design, lam: Lam, loss: Callable[[Array], Array], still: bool = False
+) -> Float[Array, "f t"]:
+    """Mean held-out loss of each fold at λ.
+
+    The derivative is that of the fits to each fold's own rows, factored for it; ``still`` leaves it out, for
+    searches over λ alone.
+    """
+    value, live = _held_out(loss)
+    return value(folds, design, lam) if still else live(folds, design, lam)

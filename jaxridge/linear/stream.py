@@ -1,0 +1,229 @@
+"""Rows a batch at a time: a triangle that stands for all of them, and with it every λ of the exact path.
+
+`init`, `update` and `merge` gather rows into the triangle of a QR factorisation (a monoid, so that shards merge in any
+order), and `finish` makes a `Spectrum` of it: coefficients, residual norms, degrees of freedom, GCV and evidence.
+`collect` does so for features of points, φ(x), that are never all in memory. What needs the rows themselves goes over
+them once more: `coefficients` for derivatives in the features, `leave_one_out` for the score.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.implicit import implicit_solution, once_only
+from jaxridge.core.numbers import matmul, poison, safe_divide
+from jaxridge.core.rows import blocks, count, map_rows, sum_rows
+from jaxridge.core.types import Array, Float
+from jaxridge.linear.carrier import damping_of
+from jaxridge.linear.design import Beyond, Design, Terms
+from jaxridge.linear.spectrum import Spectrum, from_design
+
+__all__ = ["Rows", "coefficients", "collect", "finish", "init", "leave_one_out", "leverage", "merge", "update"]
+
+Features = Callable[[Any], Float[Array, "n d"]]
+
+
+class Rows(eqx.Module):
+    """What rows seen so far come to: R of the QR factorisation of √ω [1 X y], the ones only with an intercept."""
+
+    triangle: Float[Array, "p p"]
+    rows: Float[Array, ""]  # of positive weight
+    intercept: bool = eqx.field(static=True)
+    targets: int = eqx.field(static=True)
+
+
+def init(features: int, targets: int, *, intercept: bool = True, dtype: Any = None) -> Rows:
+    """No rows yet, of that many features and targets; ``dtype`` is JAX's default float if it is None.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import stream
+    >>> rows = stream.update(stream.init(1, 1), jnp.array([[0.0], [1.0], [2.0]]), jnp.array([1.0, 3.0, 5.0]))
+    >>> print(stream.finish(rows).coef(jnp.array(2.0))[:, 0].round(4))
+    [1. 2.]
+    """
+    dtype, size = jnp.dtype(dtype or jnp.result_type(float)), features + targets + int(intercept)
+    return Rows(jnp.zeros((size, size), dtype), jnp.zeros((), dtype), bool(intercept), targets)
+
+
+def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n *t"], weights: Array | None = None) -> Rows:
+    """Add rows: features (n, d), targets (n,) or (n, t), weights (n,) as for `jaxridge.ridge`.
+
+    By QR of the triangle on top of the new rows: 2(n + p)p² flops for p = d + t + 1, so batches of a few p rows or
+    more cost little beyond one QR of everything.
+    """
+    y = y.reshape(y.shape[0], -1)
+    expected = rows.triangle.shape[0] - rows.targets - int(rows.intercept)
+    if X.shape != (y.shape[0], expected) or y.shape[1] != rows.targets:
+        raise ValueError(
+            f"X has shape {X.shape} and y {y.shape}; these rows have {expected} features and {rows.targets} targets."
+        )
+    ones = [jnp.ones((X.shape[0], 1), X.dtype)] if rows.intercept else []
+    A = jnp.concatenate([*ones, X, y], axis=1)
+    used = jnp.asarray(X.shape[0], A.dtype)
+    if weights is not None:
+        A, used = jnp.sqrt(poison(weights, weights >= 0))[:, None] * A, jnp.sum(weights > 0, dtype=A.dtype)
+    return Rows(_stacked(rows.triangle, A), rows.rows + used, rows.intercept, rows.targets)
+
+
+def merge(a: Rows, b: Rows) -> Rows:
+    """The rows of both."""
+    if a.triangle.shape != b.triangle.shape or (a.intercept, a.targets) != (b.intercept, b.targets):
+        raise ValueError("merge needs rows of the same features, targets and intercept; init both alike.")
+    return Rows(_stacked(a.triangle, b.triangle), a.rows + b.rows, a.intercept, a.targets)
+
+
+def _stacked(R: Float[Array, "p p"], A: Float[Array, "n p"]) -> Float[Array, "p p"]:
+    return jnp.linalg.qr(jnp.concatenate([R, A]), mode="r")
+
+
+def finish(rows: Rows, penalty: Array | None = None) -> Spectrum:
+    """The spectrum of all rows, without leverages; ``penalty`` (d,) as for `jaxridge.ridge`.
+
+    Its coefficients are those of the features and then the intercept; ``spectrum.design.split`` takes them apart.
+    Equals ``from_design`` of the rows. Derivatives in rows go through the QR of `update`, which has them at full
+    rank only; `coefficients` has no such limit.
+    """
+    size, first = rows.triangle.shape[0] - rows.targets, int(rows.intercept)
+    R, Qty, rest = rows.triangle[:size, :size], rows.triangle[:size, size:], rows.triangle[size:, size:]
+    penalty = jnp.ones(size - first, R.dtype) if penalty is None else penalty
+    beyond = Beyond(rows.rows - size, jnp.sum(jnp.square(rest), axis=0))
+    terms = Terms(rows.intercept, False, (), False)
+    return from_design(Design(R[:, first:], R[:, :first], Qty, None, penalty, terms, beyond)).without_rows()
+
+
+def collect(
+    features: Features,
+    points: Any,
+    y: Float[Array, "n t"],
+    *,
+    intercept: bool = True,
+    weights: Float[Array, " n"] | None = None,
+    block: int = 4096,
+) -> Rows:
+    """All rows (φ(xᵢ), yᵢ) of a model that is linear in features, a block of points at a time.
+
+    Args:
+        features: points ↦ (n, d), row by row. points: a pytree with a leading axis n. y: (n, t). block: of points.
+    """
+    shape = jax.eval_shape(features, jax.tree.map(lambda x: x[:1], points))
+    weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+    split, present = blocks((points, y, weights), min(block, count(points)))
+
+    def add(rows: Rows, batch: Any) -> tuple[Rows, None]:
+        (points, y, weights), present = batch
+        return update(rows, features(points), y, jnp.where(present, weights, 0.0)), None
+
+    empty = init(shape.shape[1], y.shape[1], intercept=intercept, dtype=shape.dtype)
+    return jax.lax.scan(jax.checkpoint(add), empty, (split, present))[0]
+
+
+def _with_ones(spectrum: Spectrum, phi: Float[Array, "n d"]) -> Float[Array, "n a"]:
+    """[φ 1], in the order of the coefficients."""
+    return jnp.concatenate([phi, jnp.ones((phi.shape[0], spectrum.design.Z.shape[1]), phi.dtype)], axis=1)
+
+
+def coefficients(
+    spectrum: Spectrum,
+    features: Features,
+    points: Any,
+    y: Float[Array, "n t"],
+    lams: Float[Array, "k *t"],
+    *,
+    weights: Float[Array, " n"] | None = None,
+    block: int = 4096,
+) -> Float[Array, "k a t"]:
+    """Coefficients of a collected model at every λ, with derivatives in all that ``features`` reads, y, λ and ω.
+
+    The spectrum, that of `collect` for the same rows, gives the values. Derivatives of every order are those of
+    Aᵀω(Aw − y) + λPw = 0, by passes over the rows; being normal equations they lose accuracy with the square of the
+    condition number, where values do not.
+    """
+    frozen, penalty = jax.lax.stop_gradient(spectrum), spectrum.design.padded_penalty()
+    weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+    values = jax.vmap(frozen.coef)(jax.lax.stop_gradient(lams))  # (k, a, t)
+    (k, a, t), factor = values.shape, frozen.factor
+    lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
+    damping = damping_of(factor, jax.lax.stop_gradient(lam))
+    W = jnp.moveaxis(values, 1, 0).reshape(a, -1)
+
+    def equation(W: Array) -> Array:
+        def part(rows: Any, present: Array) -> Array:
+            points, y, weights = rows
+            A = _with_ones(spectrum, features(points))
+            Y = jnp.broadcast_to(y[:, None, :], (y.shape[0], k, t)).reshape(-1, k * t)
+            used = jnp.where(present, weights, 0.0)[:, None]
+            return matmul(A.T, used * (matmul(A, W) - Y))
+
+        return sum_rows(part, (points, y, weights), block) + lam[None, :] * (penalty * W)
+
+    def solve(b: Array) -> Array:
+        return factor.times(safe_divide(factor.transposed_times(b), jnp.square(factor.s)[:, None] + damping))
+
+    return jnp.moveaxis(implicit_solution(equation, W, solve).reshape(a, k, t), 0, 1)
+
+
+LEVERAGES = (
+    "features or weights: leverages of a streamed model have derivatives in lam only, and its leave-one-out score in "
+    "lam and y. Differentiate select.gcv, or the loss on rows kept apart through stream.coefficients."
+)
+
+
+def _leverages(
+    spectrum: Spectrum, lam: Float[Array, " c"], A: Float[Array, "n a"], weights: Float[Array, " n"]
+) -> Float[Array, "n c"]:
+    """h = ω aᵀCa with C = T diag(1/(s² + λ'β)) Tᵀ, right in λ; in the rows an error instead of a part of it."""
+    T, s = jax.lax.stop_gradient((spectrum.factor.T, spectrum.factor.s))
+    damping = damping_of(spectrum.factor, lam)
+    T, s, A, weights = once_only((T, s, A, weights), (A, weights), LEVERAGES)
+    seen = safe_divide(jnp.ones_like(damping), jnp.square(s)[:, None] + damping)
+    return weights[:, None] * matmul(jnp.square(matmul(A, T)), seen)
+
+
+def leverage(
+    spectrum: Spectrum,
+    features: Features,
+    points: Any,
+    lam: Any,
+    *,
+    weights: Float[Array, " n"] | None = None,
+    block: int = 4096,
+) -> Float[Array, "n c"]:
+    """Leverages hᵢ of a collected model at λ, or at each of c of them; a second pass over the rows."""
+    lam = jnp.atleast_1d(lam)
+    weights = jnp.ones(count(points), lam.dtype) if weights is None else weights
+    one = lambda rows: _leverages(spectrum, lam, _with_ones(spectrum, features(rows[0])), rows[1])  # noqa: E731
+    return map_rows(one, (points, weights), block)
+
+
+def leave_one_out(
+    spectrum: Spectrum,
+    features: Features,
+    points: Any,
+    y: Float[Array, "n t"],
+    lams: Float[Array, "k *t"],
+    *,
+    weights: Float[Array, " n"] | None = None,
+    loss: Callable[[Array], Array] = jnp.square,
+    block: int = 4096,
+) -> Float[Array, "k t"]:
+    """Mean leave-one-out loss of a collected model at every λ, Σω loss(rᵢ/(1 − hᵢ))/Σω; a second pass over the rows.
+
+    Equals `select.leave_one_out` on the matrix of features, except that 1 − hᵢ is a difference here. Has
+    derivatives in λ and y; a ``ValueError`` for others.
+    """
+    w = jax.vmap(spectrum.coef)(lams)  # (k, a, t)
+    k, a, t = w.shape
+    weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+
+    def part(rows: Any, present: Array) -> Array:
+        points, y, weights = rows
+        A = _with_ones(spectrum, features(points))
+        h = _leverages(spectrum, lams.reshape(-1), A, weights).reshape(y.shape[0], k, -1)
+        r = y[:, None, :] - matmul(A, jnp.moveaxis(w, 1, 0).reshape(a, -1)).reshape(-1, k, t)
+        used = jnp.where(present, weights, 0.0)
+        return jnp.sum(used[:, None, None] * loss(r / jnp.broadcast_to(1.0 - h, r.shape)), axis=0)
+
+    return sum_rows(part, (points, y, weights), block) / jnp.sum(weights)

@@ -1,0 +1,1 @@
+"""Nonlinear least squares and smooth minimisation, and the parts that their solvers are made of."""

@@ -1,0 +1,408 @@
+"""Nonlinear least squares and smooth minimisation, differentiable in everything but the start.
+
+    least_squares   min over x of  ½ (Σ ρ(rᵢ(x)²) + λ‖x − x_ref‖²),   lower ≤ x ≤ upper
+    minimize        min over x of  f(x),                                lower ≤ x ≤ upper
+
+A linear residual y − Xx is ridge regression, with the same λ. Derivatives of the solution are those of its optimality
+condition, ∇F = 0 in the variables that no bound holds: never of the iterations.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.implicit import once_only
+from jaxridge.core.numbers import matmul, poison
+from jaxridge.core.results import RESULTS, first_failure
+from jaxridge.core.types import Array, Bool, Int, Scalar
+from jaxridge.optimize import loop
+from jaxridge.optimize.flat import (
+    as_real,
+    closed,
+    flat_box,
+    flat_like,
+    flat_residual,
+    flatten,
+    frozen,
+    has_forward_mode,
+)
+from jaxridge.optimize.loop import Box, LevenbergMarquardt, Tolerances, TrustRegion
+from jaxridge.optimize.losses import Loss, linear
+from jaxridge.optimize.objective import Objective, Smooth, SumOfSquares, cholesky, products, qr
+from jaxridge.optimize.steps import dogleg, exact, steihaug
+
+__all__ = [
+    "LevenbergMarquardt",
+    "Solution",
+    "TrustRegion",
+    "cholesky",
+    "dogleg",
+    "exact",
+    "full_hessian",
+    "gauss_newton",
+    "least_squares",
+    "least_squares_path",
+    "minimize",
+    "products",
+    "qr",
+    "steihaug",
+]
+
+Tree = TypeVar("Tree")
+
+NO_FORWARD_MODE = (
+    "residual: derivatives of a solution need second derivatives of the residual, and one with a custom_vjp has none. "
+    "Give it a custom_jvp instead."
+)
+
+
+class Solution(eqx.Module, Generic[Tree]):
+    """What a solver found. ``value`` and ``cost`` carry derivatives; the rest is a record of the run.
+
+    Where ``result`` is a failure ``value`` is the best point that was seen, and its derivatives are NaN.
+    """
+
+    value: Tree
+    cost: Scalar  # the objective, with its ½ and its penalty
+    result: Any  # a `RESULTS` item: which test stopped it, or why it failed
+    gradient_norm: Scalar  # the largest |∂F/∂xⱼ| of a variable that no bound holds
+    active: Tree  # true where a bound holds the variable
+    steps: Int[Array, ""]
+    residual_evaluations: Int[Array, ""]
+    jacobian_evaluations: Int[Array, ""]
+
+    @property
+    def success(self) -> Bool[Array, ""]:
+        """Whether a convergence test was met."""
+        return converged(self.result)
+
+
+def converged(result: Any) -> Bool[Array, "..."]:
+    """Whether results are those of a met convergence test."""
+    return (
+        (result == RESULTS.successful)
+        | (result == RESULTS.gradient_converged)
+        | (result == RESULTS.cost_converged)
+        | (result == RESULTS.step_converged)
+    )
+
+
+Derivative = Callable[[Objective, Array, Array, Callable[[Array], Array], Array], Array]
+
+
+def full_hessian(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
+    """Solve with the Hessian of the objective, second derivatives of the residual included: exact derivatives."""
+    matrix = jax.vmap(jvp, out_axes=1)(jnp.eye(x.shape[0], dtype=x.dtype))
+    return jnp.linalg.solve(matrix, b)
+
+
+def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
+    """Solve with JᵀJ + λI, without Σ rᵢ∇²rᵢ: cheaper, and wrong by what that sum is where residuals are not 0.
+
+    For when second derivatives of the residual do not exist or cost too much.
+    """
+    if not isinstance(objective, SumOfSquares):
+        raise ValueError("derivative=gauss_newton needs a sum of squares; minimize takes full_hessian.")
+    J, _, _ = objective.linearise(x, objective.evaluate(x))
+    H = matmul(J.T, J)
+    H = H if objective.lam is None else H + objective.lam * jnp.eye(x.shape[0], dtype=x.dtype)
+    eye = jnp.eye(x.shape[0], dtype=x.dtype)
+    return jnp.linalg.solve(jnp.where(held[:, None], eye, jnp.where(held[None, :], 0.0, H)), b)
+
+
+class Options(TypedDict, Generic[Tree], total=False):
+    """What `least_squares` takes beyond the problem itself."""
+
+    solver: LevenbergMarquardt | TrustRegion | None
+    lam: Any
+    x_ref: Tree | None
+    bounds: tuple[Any, Any] | None
+    loss: Loss
+    jacobian: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None
+    derivative: Derivative
+    ftol: float
+    xtol: float
+    gtol: float
+    max_steps: int
+
+
+def least_squares(
+    residual: Callable[[Tree, Any], Any],
+    x0: Tree,
+    args: Any = None,
+    *,
+    callback: Callable[..., None] | None = None,
+    **options: Unpack[Options],
+) -> Solution[Tree]:
+    """Minimise F(x) = ½ (Σ ρ(rᵢ(x)²) + λ‖x − x_ref‖²) over lower ≤ x ≤ upper.
+
+    Args:
+        residual: ``residual(x, args)``, any pytree of real arrays. Whatever you want derivatives in goes into args.
+        x0: where to start, any pytree; its dtype is that of the fit. A start outside the bounds is moved inside.
+        args: anything that residual reads.
+        solver: `LevenbergMarquardt()` (the default) or `TrustRegion()`, with their options.
+        lam: λ ≥ 0, a scalar; x_ref: the point that it pulls to, in the structure of x0, or one number for all; 0.
+        bounds: ``(lower, upper)``, each in the structure of x0, or one number for all, or None. Every iterate
+            satisfies them; a variable ends exactly on a bound, or off it.
+        loss: ρ, one of `jaxridge.losses` or your own.
+        jacobian: ``jax.jacfwd`` or ``jax.jacrev``, or your own function of a function; None takes forward mode
+            unless there are fewer residuals than parameters, or the residual has a ``custom_vjp``.
+        derivative: ``nonlinear.full_hessian`` (exact), or ``nonlinear.gauss_newton``, which leaves second derivatives
+            of the residual out.
+        ftol, xtol, gtol: stop where a step that neither damping nor radius shortened gains less than ftol·F, where it
+            is shorter than xtol‖Dx‖, or where no column of J has a cosine above gtol with the residual: 0, 1e-12 and 0.
+            With 0 the fit goes on as long as rounding lets steps become shorter. None are compiled in.
+        max_steps: proposals, rejected ones included; 1000. Reaching it is a result code with NaN derivatives.
+        callback: ``callback(step, cost, x)`` at every proposal, x the flat vector, for progress. It puts a host
+            callback into the program, which has none otherwise.
+
+    Returns a `Solution`. Its value has exact derivatives in args, lam, x_ref and bounds, forward and reverse, to
+    every order that the residual has: those of ∇F = 0 with the full Hessian, 0 where a bound holds. Its start
+    carries none. Fewer residuals than parameters, and a singular J, are fine: steps are of least norm.
+    Equals ``scipy.optimize.least_squares``; for a linear residual, `jaxridge.ridge`. Moré (1978), Lecture Notes in
+    Mathematics 630, 105.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> t = jnp.linspace(0.0, 2.0, 9)
+    >>> def decay(x, y):
+    ...     return x["height"] * jnp.exp(-x["rate"] * t) - y
+    >>> fit = jxr.least_squares(decay, {"height": 1.0, "rate": 1.0}, 3.0 * jnp.exp(-0.5 * t))
+    >>> print(fit.value["rate"].round(4), bool(fit.success))
+    0.5 True
+    """
+    return _least_squares(make_problem(residual, x0, args, **options), callback)
+
+
+def least_squares_path(
+    residual: Callable[[Tree, Any], Any], x0: Tree, args: Any = None, *, lams: Any, **options: Any
+) -> Solution[Tree]:
+    """`least_squares` at every λ of a grid (k,), side by side: the nonlinear regularisation path.
+
+    Args: those of `least_squares`, with lams (k,) in the place of lam. Every leaf of what comes back has an axis k in
+    front. For a linear residual it is ``jaxridge.ridge_path(..., intercept=False).coef``.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> path = jxr.least_squares_path(lambda x, y: x - y, jnp.zeros(1), jnp.ones(1), lams=[0.0, 1.0, 3.0])
+    >>> print(path.value[:, 0].round(4))
+    [1.   0.5  0.25]
+    """
+    return jax.vmap(lambda lam: least_squares(residual, x0, args, lam=lam, **options))(jnp.asarray(lams))
+
+
+def minimize(
+    fn: Callable[[Tree, Any], Scalar],
+    x0: Tree,
+    args: Any = None,
+    *,
+    solver: TrustRegion | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    derivative: Derivative | None = full_hessian,
+    ftol: float = 0.0,
+    xtol: float = 1e-12,
+    gtol: float = 1e-8,
+    max_steps: int = 1000,
+    callback: Callable[..., None] | None = None,
+) -> Solution[Tree]:
+    """Minimise a smooth f(x, args) over lower ≤ x ≤ upper, by Newton's method in a trust region.
+
+    Args: as for `least_squares`, with ``fn(x, args)`` a twice differentiable number. gtol is the largest |∂f/∂xⱼ| at
+    which to stop. ``solver=TrustRegion(step=nonlinear.exact)`` (the default) forms the Hessian, follows negative
+    curvature and leaves saddles; ``step=nonlinear.steihaug`` takes Hessian-vector products only, for many parameters.
+
+    Returns a `Solution`, differentiable like that of `least_squares`, whose evaluations are those of f.
+    Equals ``scipy.optimize.minimize(method="trust-exact")``.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> valley = lambda x, steep: (1 - x[0]) ** 2 + steep * (x[1] - x[0] ** 2) ** 2
+    >>> print(jxr.minimize(valley, jnp.array([-1.2, 1.0]), 100.0).value.round(4))
+    [1. 1.]
+    """
+    solver = TrustRegion() if solver is None else solver
+    if not isinstance(solver, TrustRegion):
+        raise ValueError(f"solver is {type(solver).__name__}; minimize takes TrustRegion(step=...).")
+    x0 = jax.tree.map(as_real("x0"), x0)
+    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
+    return _minimize(fn, x0, args, bounds, _as_arrays(solver), tol, derivative, callback)
+
+
+class Problem(eqx.Module):
+    """The arguments of `least_squares`, as one pytree to compile, batch and take apart."""
+
+    residual: Callable[[Any, Any], Any]
+    x0: Any
+    args: Any
+    lam: Array | None
+    x_ref: Any
+    bounds: Any
+    solver: LevenbergMarquardt | TrustRegion
+    tol: Tolerances
+    loss: Loss = eqx.field(static=True)
+    jacobian: Callable[..., Any] | None = eqx.field(static=True)
+    derivative: Derivative | None = eqx.field(static=True)
+
+    def prepare(self) -> "Prepared":
+        """Flat vectors in the place of pytrees."""
+        flat, restore = flatten("x0", self.x0)
+        solver, jacobian, derivative = self.solver, self.jacobian, self.derivative
+        if isinstance(solver, TrustRegion) and solver.linear is products and solver.step is not steihaug:
+            step = solver.step.__name__
+            raise ValueError(f"solver: step={step} needs a matrix; with linear=products use step=steihaug.")
+        fn = flat_residual(self.residual, restore, self.args, flat.dtype)
+        if jax.eval_shape(fn, flat).shape == (0,):
+            raise ValueError("residual returns no number; return at least one residual.")
+        if not has_forward_mode(fn, flat):
+            jacobian, derivative = jacobian or jax.jacrev, None
+            solver = dataclasses.replace(solver, acceleration=False)
+        zero = jnp.zeros_like(flat)
+        reference = zero if self.x_ref is None else flat_like("x_ref", self.x_ref, self.x0, flat.dtype)
+        lam = None if self.lam is None else self.lam.astype(flat.dtype)
+        objective = SumOfSquares(closed(fn, flat), lam, reference, self.loss, solver.linear, jacobian)
+        return Prepared(objective, solver, flat_box(self.bounds, self.x0, flat), flat, restore, derivative)
+
+
+class Prepared(NamedTuple):
+    """A problem in terms of one flat vector."""
+
+    objective: Objective
+    solver: LevenbergMarquardt | TrustRegion
+    box: Box | None
+    x: Array
+    restore: Callable[[Array], Any]
+    derivative: Derivative | None
+
+
+def make_problem(
+    residual: Callable[[Any, Any], Any],
+    x0: Any,
+    args: Any,
+    *,
+    solver: LevenbergMarquardt | TrustRegion | None = None,
+    lam: Any = 0.0,
+    x_ref: Any = None,
+    bounds: tuple[Any, Any] | None = None,
+    loss: Loss = linear,
+    jacobian: Callable[..., Any] | None = None,
+    derivative: Derivative | None = full_hessian,
+    ftol: float = 0.0,
+    xtol: float = 1e-12,
+    gtol: float = 0.0,
+    max_steps: int = 1000,
+) -> Problem:
+    """The arguments of `least_squares` with its defaults, every number an array."""
+    solver = LevenbergMarquardt() if solver is None else solver
+    x0 = jax.tree.map(as_real("x0"), x0)
+    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
+    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
+    return Problem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
+
+
+@eqx.filter_jit
+def _least_squares(problem: Problem, callback: Callable[..., None] | None) -> Solution:
+    ready = problem.prepare()
+    return solution_of(ready, _search(ready, problem.tol, True, callback))
+
+
+@eqx.filter_jit
+def _minimize(
+    fn: Callable[[Any, Any], Scalar],
+    x0: Any,
+    args: Any,
+    bounds: Any,
+    solver: TrustRegion,
+    tol: Tolerances,
+    derivative: Derivative | None,
+    callback: Callable[..., None] | None,
+) -> Solution:
+    flat, restore = flatten("x0", x0)
+    flat_fn = lambda x: fn(restore(x), args)  # noqa: E731
+    shape = jax.eval_shape(flat_fn, flat)
+    if not hasattr(shape, "shape") or shape.shape != ():
+        raise ValueError("fn must return one number, of shape (); for a vector of residuals use least_squares.")
+    objective = Smooth(closed(flat_fn, flat), solver.step is not steihaug)
+    ready = Prepared(objective, solver, flat_box(bounds, x0, flat), flat, restore, derivative)
+    return solution_of(ready, _search(ready, tol, False, callback))
+
+
+def _search(ready: Prepared, tol: Tolerances, relative: bool, callback: Callable[..., None] | None) -> loop.State:
+    """Run the loop, without derivatives."""
+    objective, solver, box, tol = frozen((ready.objective, ready.solver, ready.box, tol))
+    x = jax.lax.stop_gradient(ready.x)
+    x = x if box is None else box.clip(x)
+    return loop.run(objective, solver, box, tol, x, relative, callback)
+
+
+def solution_of(ready: Prepared, state: loop.State) -> Solution:
+    """What the end of a search says, with derivatives."""
+    objective, box, restore = ready.objective, ready.box, ready.restore
+    still_box = frozen(box)
+    x, g = state.x, loop.gradient(state)
+    held = jnp.zeros(x.shape, bool) if still_box is None else ~still_box.free(x, g)
+    inside = jnp.ones((), bool) if still_box is None else jnp.all(still_box.lower <= still_box.upper)
+    result = _result(state, inside, objective)
+    value = _live(objective, box, x, held, converged(result), ready.derivative)
+    return Solution(
+        value=restore(value),
+        cost=objective.cost(value),
+        result=result,
+        gradient_norm=jnp.max(jnp.where(held, 0.0, jnp.abs(g)), initial=0.0),
+        active=jax.tree.map(lambda held: held > 0, restore(held.astype(x.dtype))),
+        steps=state.steps,
+        residual_evaluations=state.evaluations,
+        jacobian_evaluations=state.jacobians,
+    )
+
+
+def _live(
+    objective: Objective, box: Box | None, x: Array, held: Array, good: Array, derivative: Derivative | None
+) -> Array:
+    """x, with the derivatives that ∇F = 0 in the free variables and x = bound in the others imply."""
+    if derivative is None:
+        return once_only(x, eqx.filter((objective, box), eqx.is_inexact_array), NO_FORWARD_MODE)
+
+    def optimality(x: Array) -> Array:
+        g = jax.grad(objective.cost)(x)
+        if box is None:
+            return g
+        bound = jnp.where(x <= box.lower, box.lower, box.upper)
+        return jnp.where(held, x - jnp.where(held, bound, 0.0), g)
+
+    def tangent(jvp: Callable[[Array], Array], b: Array) -> Array:
+        return derivative(objective, x, held, jvp, poison(b, good))
+
+    return jax.lax.custom_root(optimality, x, lambda _, start: start, tangent)
+
+
+def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
+    code = state.stop
+    bad_lam = jnp.zeros((), bool)
+    if isinstance(objective, SumOfSquares) and objective.lam is not None:
+        bad_lam = ~(objective.lam >= 0)
+    return first_failure(
+        (~inside, RESULTS.crossed_bounds),
+        (bad_lam, RESULTS.invalid_lam),
+        (code == loop.START, RESULTS.nonfinite_start),
+        (code == loop.NONFINITE, RESULTS.nonfinite_region),
+        (code == loop.ROUNDING, RESULTS.rounding_limited),
+        (code == loop.STALLED, RESULTS.stalled),
+        (code == loop.RUNNING, RESULTS.max_steps),
+        (code == loop.GRADIENT, RESULTS.gradient_converged),
+        (code == loop.COST, RESULTS.cost_converged),
+        (code == loop.STEP, RESULTS.step_converged),
+        shape=(),
+    )
+
+
+def _as_arrays(solver: Any) -> Any:
+    """Numbers as arrays, so that a new one does not compile again."""
+    return jax.tree.map(jnp.asarray, solver)
+
+
+def _tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
+    leaves = jax.tree.leaves(x0)
+    dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+    f, s, g = (jnp.asarray(tol, dtype) for tol in (ftol, xtol, gtol))
+    return Tolerances(f, s, g, jnp.asarray(max_steps, jnp.int32))

@@ -1,0 +1,122 @@
+"""Rules for λ that inverse problems use: by the size of the noise, or by the shape of the solution's own curve.
+
+Each is a function ``(design, spectrum, lam) -> (t,)`` of which less is better, as all rules of `jaxridge.select`.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.numbers import safe_divide
+from jaxridge.core.types import Array, Float, Lam
+from jaxridge.linear.design import as_floats
+from jaxridge.select.constraint import lam_of_residual
+
+
+def _noise(noise: Any) -> Array:
+    return as_floats("noise", noise, (0, 1))
+
+
+class Discrepancy(eqx.Module):
+    """The λ at which the residual is as large as the noise; see `discrepancy`."""
+
+    noise: Array
+    safety: Array
+
+    def target(self, design: Any) -> Float[Array, " t"]:
+        """safety² · m · σ²."""
+        size = jnp.square(self.safety) * self.noise * design.rows()
+        return jnp.broadcast_to(size.astype(design.y.dtype), design.y.shape[1:])
+
+    def __call__(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+        return jnp.abs(jnp.log(spectrum.rss(lam)) - jnp.log(self.target(design)))
+
+    def root(self, design: Any, spectrum: Any, share: Float[Array, " t"] | None) -> Array:
+        """λ for each target, or with a ``share`` for each of them one for all together."""
+        return lam_of_residual(spectrum, self.target(design), share)
+
+
+def discrepancy(noise: Any, safety: Any = 1.0) -> Discrepancy:
+    """Morozov's discrepancy principle: the λ with ‖√ω(Ax − b)‖² = safety² · m · σ².
+
+    ``noise`` is the variance σ² of one measurement (of weight 1), a number or one for each target (t,); safety ≥ 1.
+    λ is found between grid points and beyond the grid; it is 0 if no λ brings the residual down to the noise, and ∞ if
+    even the smoothest solution leaves less. Scores are |log(‖r‖²/target)|.
+    Morozov (1966), Soviet Math. Dokl. 7, 414.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> rule = jxr.select.discrepancy(noise=2.0)
+    >>> print(jxr.ridge_cv(jnp.eye(2), jnp.array([2.0, 2.0]), [1.0], rule=rule, intercept=False).lam.round(3))
+    2.414
+    """
+    return Discrepancy(_noise(noise), as_floats("safety", safety, (0,)))
+
+
+class PredictiveRisk(eqx.Module):
+    """An unbiased estimate of ‖Ax(λ) − Ax‖²/m; see `predictive_risk`."""
+
+    noise: Array
+
+    def __call__(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+        m = design.rows()
+        noise = self.noise.astype(design.y.dtype)
+        return (spectrum.rss(lam) - 2.0 * noise * jnp.atleast_1d(spectrum.residual_dof(lam))) / m + noise
+
+
+def predictive_risk(noise: Any) -> PredictiveRisk:
+    """UPRE, Mallows' C_p, Stein's estimate: ‖r‖²/m + 2σ² dof/m − σ², whose mean is the risk of the fit.
+
+    ``noise`` is the variance σ² of one measurement, a number or one for each target (t,).
+    Mallows (1973), Technometrics 15, 661; Stein (1981), Ann. Statist. 9, 1135.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> rule = jxr.select.predictive_risk(noise=1.0)
+    >>> print(jxr.ridge_cv(jnp.eye(2), jnp.array([2.0, 2.0]), [1.0], rule=rule, intercept=False).scores)
+    [1.]
+    """
+    return PredictiveRisk(_noise(noise))
+
+
+def l_curve(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+    """Minus the curvature of (log ‖r‖, log ‖Lx‖) along λ: its least value marks the corner of the L.
+
+    With ρ = ‖r‖², η = ‖Lx‖² and η' = dη/dλ, where dρ/dλ = −λη', the curvature is
+
+        κ = 2ρη (ρη + λη'(ρ + λη)) / (|η'| (ρ² + λ²η²)^(3/2)).
+
+    Hansen and O'Leary (1993), SIAM J. Sci. Comput. 14, 1487, in their λ², with λ⁴η² in the denominator.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> X, y = jnp.diag(jnp.array([1.0, 1e-3])), jnp.array([1.0, 0.1])
+    >>> lams = jnp.logspace(-8, 0, 9)
+    >>> print(jxr.ridge_cv(X, y, lams, rule=jxr.select.l_curve, intercept=False).lam)
+    0.01
+    """
+    lam = jnp.broadcast_to(jnp.atleast_1d(lam), design.y.shape[1:])
+    rho = spectrum.rss(lam)
+    eta, slope = jax.jvp(spectrum.squared_norm, (lam,), (jnp.ones_like(lam),))
+    # In units of ρ and of η: a = λη/ρ and c = λη'/η.
+    a, c = safe_divide(lam * eta, rho), safe_divide(lam * slope, eta)
+    curvature = safe_divide(2.0 * a * (1.0 + c * (1.0 + a)), jnp.abs(c) * (1.0 + a * a) ** 1.5)
+    return jnp.where((rho > 0) & (eta > 0) & (lam > 0) & jnp.isfinite(lam), -curvature, jnp.nan)
+
+
+def quasi_optimality(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+    """‖λ d(Lx)/dλ‖²: the λ at which the solution answers least to a change of log λ.
+
+    Tikhonov, Glasko and Kriksin (1979), Soviet Math. Dokl. 20, 1036. NaN at λ = 0 and above the square of the largest
+    singular value, since it falls to 0 at either end for any data; let the grid end where λ is surely too small.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> rule = jxr.select.quasi_optimality
+    >>> print(jxr.ridge_cv(jnp.eye(1), jnp.array([2.0]), [1.0], rule=rule, intercept=False).scores)
+    [0.25]
+    """
+    lam = jnp.broadcast_to(jnp.atleast_1d(lam), design.y.shape[1:])
+    _, slope = jax.jvp(spectrum.penalised, (lam,), (jnp.ones_like(lam),))
+    size = jnp.sum(jnp.square(lam[None, :] * slope.real) + jnp.square(lam[None, :] * slope.imag), axis=0)
+    largest = jnp.max(jax.lax.stop_gradient(spectrum.singular_values), initial=0.0)
+    # At its own square, rounding must not decide.
+    return jnp.where((lam > 0) & (lam <= jnp.square(largest) * 1.000001), size, jnp.nan)
