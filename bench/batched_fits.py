@@ -154,7 +154,7 @@ def hard_lanes(count):
     def valley(x, _):
         return jnp.stack([100.0 * (x[1] - x[0] * x[0]), 1.0 - x[0], 0.01 * jnp.sin(30.0 * x[0])])
 
-    solver = jxr.LevenbergMarquardt(linear=jxr.nonlinear.cholesky, acceleration=False)
+    solver = jxr.LevenbergMarquardt(linear=jxr.optimize.cholesky, acceleration=False)
     options = {"ftol": TOLERANCE, "xtol": TOLERANCE, "max_steps": 500, "solver": solver}
     batch = jax.jit(lambda x: jxr.least_squares_batch(valley, x, **options))
     vmapped = jax.jit(jax.vmap(lambda x: jxr.least_squares(valley, x, **options)))

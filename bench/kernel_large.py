@@ -20,9 +20,10 @@ from _peers import header
 from threadpoolctl import threadpool_limits
 
 from jaxridge import kernels, select
+from jaxridge.core.factored import Terms
 from jaxridge.core.rows import map_rows
-from jaxridge.kernel_methods.large import Iterative, Nystroem
-from jaxridge.linear import stream
+from jaxridge.kernel_methods import Iterative, Nystroem
+from jaxridge.kernel_methods.form import KernelProblem
 
 KEY = jax.random.key(0)
 SHARES = np.logspace(-7, -1, 30)  # λ/n
@@ -40,6 +41,14 @@ def split(data, n):
 
 def kernel_for(X):
     return kernels.RBF(np.float32(np.sqrt(X.shape[1])))
+
+
+def problem_of(kernel, X, y):
+    return KernelProblem(kernel=kernel, points=X, y=y, weights=None, terms=Terms(intercept=True))
+
+
+def fits(solver, kernel, X, y, lams):
+    return solver.factor(problem_of(kernel, X, y), lams).fits(lams)
 
 
 def r_squared(predicted, y):
@@ -84,7 +93,7 @@ def pcg(n, data=diamonds):
     lams = jnp.asarray(SHARES * len(X), "float32")
 
     def fit(X, y, lams):
-        path = solver.path(kernel, X, y, lams)
+        path = fits(solver, kernel, X, y, lams)
         return path, r_squared(predictions(kernel, path, Xv), yv)
 
     # Minutes each at 50 000 points.
@@ -103,15 +112,14 @@ def nystroem(n, data=diamonds, rank=RANK):
     lams = jnp.asarray(SHARES * len(X), "float32")
 
     def fit(X, y, lams):
-        phi, spectrum, block = solver.model(kernel, X, y, None, True)
-        coef, b = spectrum.design.split(jax.vmap(spectrum.coef)(lams))
-        gcv = jax.vmap(lambda lam: select.gcv(spectrum.design, spectrum, lam)[0])(lams)
-        fitted = map_rows(lambda x: phi(x) @ coef[:, :, 0].T, Xv, block).T + b
-        return phi.centres, gcv, r_squared(fitted, yv)
+        model = solver.factor(problem_of(kernel, X, y))
+        gcv = jax.vmap(lambda lam: select.gcv(model.spectrum.problem, model.spectrum, lam)[0])(lams)
+        fitted = model.predict_at("X", Xv, lams)[:, :, 0]
+        return model.points, gcv, r_squared(fitted, yv)
 
     def with_loo(X, y, lams):
-        phi, spectrum, block = solver.model(kernel, X, y, None, True)
-        return stream.leave_one_out(spectrum, phi, X, y, lams, block=block)[:, 0]
+        model = solver.factor(problem_of(kernel, X, y))
+        return select.evaluate(select.loo, model, lams, MEMORY)[0][:, 0]
 
     (centres, gcv, r2), seconds = timed(fit, X, y, lams)
     note = f" ({float(r2[int(jnp.argmin(gcv))]):.5f} at the λ of GCV)"
@@ -154,7 +162,7 @@ def steps():
     print("  steps to 1e-6 on diamonds, n = 2500, float64, at λ/n =", *(f"{share:.0e}" for share in shares))
     for rank in (0, 250, 500, 750, 1000):
         solver = Iterative(KEY, tol=1e-6, rank=rank, max_steps=1000)
-        path, seconds = timed(lambda y, s=solver: s.path(kernel_for(X), X, y, jnp.asarray(shares * n)), y)
+        path, seconds = timed(lambda y, s=solver: fits(s, kernel_for(X), X, y, jnp.asarray(shares * n)), y)
         counts = np.where(path.residual_norm <= 1e-6, path.iterations, -1)[:, 0].tolist()
         print(f"    rank {rank:4d}: {counts} (−1: not in 1000), {seconds:.2f} s", flush=True)
 

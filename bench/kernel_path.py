@@ -58,7 +58,7 @@ def ours(X, y):
         "GCV": (chosen(jxr.select.gcv), "one tridiagonalisation"),
         "evidence": (chosen(jxr.select.evidence), "one tridiagonalisation"),
         "coefficients": (path(), "one tridiagonalisation"),
-        "coefficients, float32 factor": (path(jxr.spectrum.from_kernel_mixed), "one tridiagonalisation"),
+        "coefficients, float32 factor": (path(jxr.kernel_methods.Mixed()), "one tridiagonalisation"),
         "five folds": (chosen(jxr.select.kfold(5)), "one tridiagonalisation"),
         "one λ": (lambda: one(X, y), "one Cholesky"),
     }
@@ -80,7 +80,7 @@ def gradients(X, y):
     value, at = jax.jit(lambda scale: jxr.kernels.RBF(scale).matrix(X)), jnp.asarray(3.0)
     found["kernel; with Cholesky, inverse, backward"] = (lambda f=value: f(at), lambda f=jax.jit(floor): f(at))
     for rule in ("loo", "evidence"):
-        for name, solver in (("Cholesky", None), ("eigh", jxr.spectrum.from_kernel)):
+        for name, solver in (("Cholesky", None), ("eigh", jxr.kernel_methods.Eigen())):
 
             def score(scale, rule=getattr(jxr.select, rule), solver=solver):
                 kernel = jxr.kernels.RBF(scale)

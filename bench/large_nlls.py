@@ -16,7 +16,7 @@ import scipy.optimize
 from _peers import header, median
 
 import jaxridge as jxr
-from jaxridge.optimize import least_squares as nonlinear
+from jaxridge import optimize
 
 jax.config.update("jax_enable_x64", True)
 STEPS = 4
@@ -88,9 +88,9 @@ def main():
     }
     print(f"{m} × {n}: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items()))
     rows = {
-        "jaxridge, Cholesky": per_step(lambda k: ours(nonlinear.cholesky, k, False), x, args),
-        "jaxridge, Cholesky, accelerated": per_step(lambda k: ours(nonlinear.cholesky, k, True), x, args),
-        "jaxridge, QR": per_step(lambda k: ours(nonlinear.qr, k, False), x, args),
+        "jaxridge, Cholesky": per_step(lambda k: ours(optimize.cholesky, k, False), x, args),
+        "jaxridge, Cholesky, accelerated": per_step(lambda k: ours(optimize.cholesky, k, True), x, args),
+        "jaxridge, QR": per_step(lambda k: ours(optimize.qr, k, False), x, args),
         "optimistix": by_optimistix(x, args),
         "SciPy": by_scipy(x, args),
     }

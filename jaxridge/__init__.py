@@ -1,6 +1,6 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import inverse, kernels, operators, select
+from jaxridge import inverse, kernel_methods, kernels, linalg, linear, operators, optimize, select
 from jaxridge.core import plan
 from jaxridge.core.results import RESULTS
 from jaxridge.inverse import (
@@ -8,6 +8,7 @@ from jaxridge.inverse import (
     Direct,
     GolubKahan,
     PerLam,
+    TikhonovFit,
     testproblems,
     tikhonov,
     tikhonov_ball,
@@ -16,9 +17,10 @@ from jaxridge.inverse import (
     tikhonov_residual,
     tsvd,
 )
-from jaxridge.kernel_methods.kernel_ridge import (
+from jaxridge.kernel_methods import (
+    Iterative,
     KernelFit,
-    KernelPath,
+    Nystroem,
     Posterior,
     kernel_posterior,
     kernel_ridge,
@@ -26,26 +28,35 @@ from jaxridge.kernel_methods.kernel_ridge import (
     kernel_ridge_path,
     kernel_ridge_score,
 )
-from jaxridge.kernel_methods.large import Iterative, Nystroem
 from jaxridge.kernels import features
-from jaxridge.linalg import conjugate_gradients as krylov
-from jaxridge.linalg import golub_kahan
-from jaxridge.linear import design, spectrum, stream
-from jaxridge.linear.ridge import Choice, Fit, Path, ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path
-from jaxridge.linear.spectrum import Spectrum
-from jaxridge.optimize import least_squares as nonlinear
-from jaxridge.optimize import losses
-from jaxridge.optimize.batch import least_squares_batch
-from jaxridge.optimize.least_squares import (
+from jaxridge.linear import (
+    Fit,
+    Spectrum,
+    design,
+    ridge,
+    ridge_ball,
+    ridge_cv,
+    ridge_fraction,
+    ridge_path,
+    ridge_score,
+    spectrum,
+    stream,
+)
+from jaxridge.optimize import (
     LevenbergMarquardt,
     Solution,
+    Subproblem,
     TrustRegion,
     least_squares,
+    least_squares_batch,
     least_squares_path,
+    losses,
     minimize,
+    trust_region_subproblem,
 )
-from jaxridge.optimize.trust_region import Subproblem, trust_region_subproblem
+from jaxridge.select import Choice, Path
 
+# Verbs and records. The namespaces beside them are the packages and modules imported above, by their own names.
 __all__ = [
     "RESULTS",
     "Choice",
@@ -55,7 +66,6 @@ __all__ = [
     "GolubKahan",
     "Iterative",
     "KernelFit",
-    "KernelPath",
     "LevenbergMarquardt",
     "Nystroem",
     "Path",
@@ -64,35 +74,23 @@ __all__ = [
     "Solution",
     "Spectrum",
     "Subproblem",
+    "TikhonovFit",
     "TrustRegion",
-    "design",
-    "features",
-    "golub_kahan",
-    "inverse",
     "kernel_posterior",
     "kernel_ridge",
     "kernel_ridge_cv",
     "kernel_ridge_path",
     "kernel_ridge_score",
-    "kernels",
-    "krylov",
     "least_squares",
     "least_squares_batch",
     "least_squares_path",
-    "losses",
     "minimize",
-    "nonlinear",
-    "operators",
-    "plan",
     "ridge",
     "ridge_ball",
     "ridge_cv",
     "ridge_fraction",
     "ridge_path",
-    "select",
-    "spectrum",
-    "stream",
-    "testproblems",
+    "ridge_score",
     "tikhonov",
     "tikhonov_ball",
     "tikhonov_cv",

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxridge import inverse
 from jaxridge.linear.design import Design
-from jaxridge.linear.ridge import Choice, Path
+from jaxridge.linear.fit import Fit
+from jaxridge.select.choice import Choice, Path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +54,9 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     >>> [text.get_text() for text in ax.texts]
     ['c', 'b', 'a']
     """
+    _of_kind(model, Fit, "ridge_path")
     order, lams = _log_axis(model.lams, target)
-    design, coef = model.spectrum.design, np.asarray(model.coef)
+    design, coef = model.factored.problem, np.asarray(model.coef)
     coef = coef[order] if coef.ndim == 2 else coef[order, :, target]
     if design.terms.standardize:
         coef = coef * column_sd(design)[None, :]
@@ -188,10 +190,10 @@ def picard(record: inverse.Picard, ax: "Axes", *, target: int = 0) -> "Axes":
 
 
 def l_curve(
-    path: inverse.Path,
+    path: Path,
     ax: "Axes",
     *,
-    choices: "inverse.Choice | inverse.Solution | Mapping[str, Any] | None" = None,
+    choices: "Choice | inverse.TikhonovFit | Mapping[str, Any] | None" = None,
     target: int = 0,
 ) -> "Axes":
     """The L-curve: ‖L(x − x₀)‖ against ‖Ax − b‖ on log axes, one point for each λ.
@@ -201,7 +203,7 @@ def l_curve(
     Args:
         path: what `jaxridge.inverse.tikhonov_path` returned, or ``choice.path``.
         ax: the matplotlib Axes to draw on; it is returned.
-        choices: solutions to mark: a `jaxridge.inverse.Choice` or `Solution`, or several by name (such as
+        choices: solutions to mark: a `Choice` or `TikhonovFit`, or several by name (such as
             ``comparison.choices``), which stand in the legend.
         target: which right-hand side, where there are several.
 
@@ -214,7 +216,7 @@ def l_curve(
     >>> [text.get_text().split(",")[0] for text in ax.get_legend().get_texts()]
     ['discrepancy']
     """
-    _of_kind(path, inverse.Path, "inverse.tikhonov_path")
+    _of_kind(path, inverse.TikhonovFit, "inverse.tikhonov_path")
     order = np.argsort(np.asarray(path.lams), kind="stable")
 
     def column(values: Any) -> np.ndarray:
@@ -356,7 +358,7 @@ def _matplotlib() -> Any:
 
 
 def _of_kind(record: Any, kind: type, verb: str) -> None:
-    if not isinstance(record, kind):
+    if not isinstance(record.fits if isinstance(record, Path) else record, kind):
         raise ValueError(f"the record is a {type(record).__name__}; pass what jaxridge.{verb} returned.")
 
 
@@ -366,8 +368,8 @@ def _marked(choices: Any, target: int) -> list[tuple[str, tuple[float, float, fl
         return []
     together: dict[tuple[float, float, float], list[str]] = {}
     for name, chosen in (choices if isinstance(choices, Mapping) else {"": choices}).items():
-        fit = chosen.fit if isinstance(chosen, inverse.Choice) else chosen
-        _of_kind(fit, inverse.Solution, "inverse.tikhonov_cv")
+        fit = chosen.fit if isinstance(chosen, Choice) else chosen
+        _of_kind(fit, inverse.TikhonovFit, "inverse.tikhonov_cv")
         rss, norm = (float(np.atleast_1d(np.asarray(x))[target]) for x in (fit.rss, fit.norm))
         lam = np.atleast_1d(np.asarray(fit.lam))
         together.setdefault((rss**0.5, norm, float(lam[target if len(lam) > 1 else 0])), []).append(name)

@@ -65,9 +65,14 @@ def test_unpenalized_columns_keep_their_place():
     np.testing.assert_allclose(plot.column_sd(design), X.std(axis=0), rtol=1e-12)
 
 
+def with_fits(path, **changes):
+    """A path with other numbers in its models."""
+    return dataclasses.replace(path, fits=dataclasses.replace(path.fits, **changes))
+
+
 def test_many_columns_are_named_by_size_and_told_apart():
     coef = jnp.linspace(0.0, 29.0, 30)[None, :] / (1.0 + jnp.array(LAMS))[:, None]
-    model = dataclasses.replace(two_targets(), coef=coef)
+    model = with_fits(two_targets(), coef=coef)
     ax = plot.path(model, Figure(figsize=(8, 6)).subplots())
     named = [text for text in ax.texts if text.get_text().startswith("column")]
     assert {text.get_text() for text in named} == {f"column {j}" for j in range(20, 30)}
@@ -127,7 +132,7 @@ def test_figure_has_a_column_of_panels_for_each_target(per_target, tmp_path):
 
 def test_figure_draws_four_targets_and_says_so():
     model = two_targets()
-    model = dataclasses.replace(model, coef=jnp.concatenate([model.coef] * 3, axis=2))
+    model = with_fits(model, coef=jnp.concatenate([model.coef] * 3, axis=2))
     choice = jxr.ridge_cv(X, Y, LAMS, rule=jxr.select.gcv, per_target=True)
     choice = dataclasses.replace(choice, lam=jnp.array(1.0), scores=jnp.concatenate([choice.scores] * 3, axis=1))
     figure = plot.figure(model, {"GCV": choice}, "GCV")
@@ -156,7 +161,7 @@ def test_picard_of_one_right_hand_side_leaves_zeros_out():
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [4.0, np.nan], rtol=1e-12)
 
 
-def l_path(b: np.ndarray) -> inverse.Path:
+def l_path(b: np.ndarray) -> jxr.Path:
     return inverse.tikhonov_path(A, b, [1.0, 100.0, 0.01])
 
 
@@ -187,7 +192,7 @@ def test_l_curve_marks_choices_and_those_that_agree_once():
 
 
 def test_l_curve_shows_what_was_not_solved_hollow():
-    path = dataclasses.replace(l_path(B[:, 0]), steps=jnp.array([3, 2, -1]))
+    path = with_fits(l_path(B[:, 0]), steps=jnp.array([3, 2, -1]))
     ax = plot.l_curve(path, Figure().subplots())
     filled, hollow = ax.lines[1:3]
     assert len(filled.get_xdata()) == 2
@@ -242,7 +247,7 @@ def test_a_grid_without_a_positive_lam_is_refused():
 def test_curves_with_gaps_and_of_many_scales_are_drawn():
     choice = jxr.ridge_cv(X, Y[:, 0], LAMS)
     wide = dataclasses.replace(choice, scores=choice.lams + 1e-9)
-    model = dataclasses.replace(two_targets(), coef=two_targets().coef[:, :, 0])
+    model = with_fits(two_targets(), coef=two_targets().coef[:, :, 0])
     figure = plot.figure(model, {"loo": wide}, "loo")
     assert figure.axes[1].get_yscale() == "log"
     holed = dataclasses.replace(choice, scores=choice.scores * jnp.nan, spread=None)

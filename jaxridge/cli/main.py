@@ -7,38 +7,26 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxridge import plot, select
-from jaxridge.core.plan import MEMORY
-from jaxridge.core.results import RESULTS
-from jaxridge.linear.design import make_design
-from jaxridge.linear.ridge import Choice, _fit
-from jaxridge.linear.ridge import Path as RidgePath
-from jaxridge.linear.spectrum import Spectrum, from_design
 
 try:
-    import rich.box
-    import rich.console
-    import rich.table
     import typer
 
     from jaxridge.cli import files
     from jaxridge.cli.files import BadInput, quoted
+    from jaxridge.cli.found import LOO, Precision, Roles, Rule, Sweep, evaluate, factorise
+    from jaxridge.cli.report import check_usable, notes_on, show, warnings_on
 except ModuleNotFoundError as error:
     print(f'error: The command line needs {error.name}: pip install "jaxridge[cli]".', file=sys.stderr)
     raise SystemExit(2) from None
 
-LOO = "leave-one-out"
-ROWS, COEFFICIENTS, TARGETS = 17, 30, 8  # lines and columns of tables without --full
 MOST = 10_000  # more λ are taken for a mistake
 
 app = typer.Typer(
@@ -47,69 +35,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Rule(StrEnum):
-    """How λ is chosen."""
-
-    loo = "loo"
-    gcv = "gcv"
-    kfold = "kfold"
-
-
-class Precision(StrEnum):
-    """The dtype of the computation."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-class Problem(NamedTuple):
-    """A table with its roles given out."""
-
-    X: np.ndarray
-    y: np.ndarray  # (n, t)
-    weights: np.ndarray | None
-    features: list[str]
-    targets: list[str]
-    booleans: list[str]
-    source: str
-
-
-class Sweep(NamedTuple):
-    """Every model of a grid, and the λ that each rule takes, by its name; one rule is followed."""
-
-    path: RidgePath
-    choices: dict[str, Choice]
-    rule: str
-
-    @property
-    def chosen(self) -> Choice:
-        """The choice of the rule that is followed."""
-        return self.choices[self.rule]
-
-
-@eqx.filter_jit
-def factorise(X: Any, y: Any, weights: Any, **terms: bool) -> tuple[Spectrum, Any]:
-    """The one factorisation, and the grid of λ that it resolves."""
-    spectrum = from_design(make_design(X, y, weights=weights, **terms))
-    return spectrum, select.grid(spectrum)
-
-
-@eqx.filter_jit
-def evaluate(spectrum: Spectrum, lams: Any, rules: Sequence[Any], per_target: bool) -> tuple[RidgePath, list[Choice]]:
-    """What table, picture and file need: the model at every λ, and what each rule makes of them."""
-    fits = jax.vmap(partial(_fit, spectrum))(lams)
-
-    def choice(rule: Any) -> Choice:
-        scores, spread = select.evaluate(select.bind(rule, spectrum), spectrum, lams, MEMORY)
-        share = None if per_target else select.share_of(scores)
-        index, lam, at_edge = select.choose(select.lowest, lams, scores, spread, share)
-        fit = _fit(spectrum, lam) if per_target else jax.tree.map(lambda x: x[index], fits)
-        return Choice(lam, lams, scores, spread, index, at_edge, fit)
-
-    path = RidgePath(lams, fits.coef, fits.intercept, fits.dof, fits.rss, fits.result, spectrum.without_rows())
-    return path, [choice(rule) for rule in rules]
 
 
 @app.command()
@@ -327,7 +252,7 @@ def check_outputs(data: Path | None, picture: Path | None, out: Path | None, gri
         files.check_writable(out, (".npz", ".json"), (data, picture))
 
 
-def assign(table: files.Table, targets: list[str], weights: str | None, drop: list[str], dtype: str) -> Problem:
+def assign(table: files.Table, targets: list[str], weights: str | None, drop: list[str], dtype: str) -> Roles:
     """Give the columns their roles: targets, weights, dropped ones, and features for the rest."""
     targets = targets or [name for name in table.targets if name not in drop]
     weights = table.weights if weights is None and table.weights not in drop else weights
@@ -355,203 +280,10 @@ def assign(table: files.Table, targets: list[str], weights: str | None, drop: li
         raise BadInput(f"Weights {weights!r} are all zero; at least two rows need a positive weight.")
     if len(X) < 2 or (w is not None and np.count_nonzero(w) < 2):
         raise BadInput(f"{table.source} has 1 row{' of positive weight' * (len(X) > 1)}; at least 2 are needed.")
-    return Problem(X, y, w, features, targets, files.booleans(table, used), table.source)
+    return Roles(X, y, w, features, targets, files.booleans(table, used), table.source)
 
 
-def check_usable(found: Sweep, problem: Problem) -> None:
-    """Refuse a sweep without any answer: what was computed is not finite, or lost its scale."""
-    path, chosen, dtype = found.path, found.chosen, problem.X.dtype
-    if not np.isfinite(path.lams).all() or not np.isfinite(chosen.fit.coef).all():
-        raise BadInput(f"The fit leaves the range of {dtype}; bring the columns nearer to 1, or use --dtype float64.")
-    for name, y, scores in zip(problem.targets, problem.y.T, np.asarray(chosen.scores).T, strict=True):
-        if np.isnan(scores).all() and problem.weights is not None:
-            raise BadInput(f"No λ has a {found.rule} score for {name!r}: a fold holds no row of positive weight.")
-        if not np.isfinite(scores).any() or ((y != y[0]).any() and not scores.any()):
-            raise BadInput(f"The squared errors of {name!r} leave the range of {dtype}; bring it nearer to 1.")
-
-
-def failures(found: Sweep) -> dict[str, np.ndarray]:
-    """The λ at which a fit was not simply solved, by the message that says why."""
-    path, reasons = found.path, {}
-    solved = np.asarray(path.result == RESULTS.successful)
-    for i in np.flatnonzero(~solved.all(axis=1)):
-        item = jax.tree.map(lambda x, i=i: x[i, np.argmin(solved[i])], path.result)
-        reasons.setdefault(RESULTS[item], []).append(float(path.lams[i]))
-    return {message: np.array(lams) for message, lams in reasons.items()}
-
-
-def notes_on(problem: Problem, rule: Rule, folds: int, seed: int | None) -> list[str]:
-    """What was done to the input without being asked for, and options that did nothing."""
-    notes = [f"column {name!r} of true and false is read as 1 and 0" for name in problem.booleans]
-    if rule is not Rule.kfold and (folds != 5 or seed is not None):
-        notes.append(f"--folds and --seed have no part in --rule {rule}")
-    return notes
-
-
-def warnings_on(found: Sweep, problem: Problem, default_grid: bool) -> list[str]:
-    """What a careful reader of the result should know."""
-    chosen, design, targets = found.chosen, found.path.spectrum.design, np.array(problem.targets)
-    rows = problem.X if problem.weights is None else problem.X[problem.weights > 0]
-    y = problem.y if problem.weights is None else problem.y[problem.weights > 0]
-    (n, d), q, rank = rows.shape, design.Z.shape[1], int(found.path.spectrum.factor.rank)
-    constant = (rows == (rows[0] if q else 0)).all(axis=0)
-    said = edge_warnings(found, targets, default_grid)
-    if constant.any():
-        names = quoted([name for name, flat in zip(problem.features, constant, strict=True) if flat])
-        said.append(f"without variation in {problem.X.dtype}, so that the coefficient is 0: {names}")
-    if (y == y[0]).all(axis=0).any():
-        said.append(f"constant target: {quoted(targets[(y == y[0]).all(axis=0)])}; there is nothing to explain")
-    if n <= d:
-        said.append(f"{n} rows for {d} columns: only the penalty makes the coefficients unique")
-    if rank < min(n - q, d - np.count_nonzero(constant)):
-        said.append(f"the {d} columns have numerical rank {rank}: some are linear combinations of others")
-    for message, lams in failures(found).items():
-        place = f"at {len(lams)} of {len(found.path)} λ (from {lams.min():.3g} to {lams.max():.3g})"
-        hit = np.isin(np.asarray(chosen.lam), lams).any()
-        said.append(f"{place}{', the chosen one among them' * bool(hit)}: {message}")
-    return said
-
-
-def edge_warnings(found: Sweep, targets: np.ndarray, default_grid: bool) -> list[str]:
-    """A λ at an edge of the grid, and what it means where the grid already spans all that matters."""
-    chosen = found.chosen
-    lams, lam = np.asarray(found.path.lams), np.atleast_1d(chosen.lam)
-    indifferent = (np.ptp(chosen.scores, axis=0) == 0).all()
-    if lams.min() == lams.max() or indifferent or not np.any(chosen.at_edge):
-        return []
-    if not default_grid:
-        return [chosen.message()]
-    meanings = {
-        lams.min(): "smallest λ that matters here: no penalty does as well",
-        lams.max(): "largest λ that matters here: leaving all columns out does as well",
-    }
-    names = {edge: f" for {quoted(targets[lam == edge])}" if len(lam) > 1 else "" for edge in meanings}
-    return [f"λ*{names[edge]} is the {what}" for edge, what in meanings.items() if (lam == edge).any()]
-
-
-def show(found: Sweep, problem: Problem, full: bool) -> None:
-    """Print the grid, the choice and the coefficients."""
-    # Wide enough for every table, so that none is cut on a narrow terminal, or without one.
-    console = rich.console.Console(width=10_000, soft_wrap=True, markup=False, highlight=False, emoji=False)
-    terms = found.path.spectrum.design.terms
-    facts = [
-        f"{len(problem.X)} rows",
-        f"{len(problem.features)} columns",
-        "standardized" if terms.standardize else "not standardized",
-        *(["weighted"] if problem.weights is not None else []),
-        *([] if terms.intercept else ["no intercept"]),
-        str(problem.X.dtype),
-    ]
-    console.print(f"{problem.source} → {listed(problem.targets)}", style="bold")
-    console.print(", ".join(facts))
-    show_grid(console, found, problem, full)
-    show_choice(console, found, problem, full)
-    show_coefficients(console, found, problem, full)
-
-
-def show_grid(console: rich.console.Console, found: Sweep, problem: Problem, full: bool) -> None:
-    """The λ in ascending order, evenly thinned but never without the ones that a rule takes."""
-    path, chosen = found.path, found.chosen
-    per_target, order = chosen.lam.ndim == 1 and len(problem.targets) > 1, np.argsort(path.lams, kind="stable")
-    marks = marks_of(found, problem)
-    kept = np.linspace(0, len(order) - 1, len(order) if full else min(ROWS, len(order))).round().astype(int)
-    shown = [i for at, i in enumerate(order) if at in kept or i in marks]
-    total = len(problem.y) if problem.weights is None else problem.weights.sum()
-    columns = {"training": np.asarray(path.rss) / total, **{name: c.scores for name, c in found.choices.items()}}
-    if per_target:
-        scores, names = np.asarray(chosen.scores), problem.targets[:TARGETS]
-        columns = {name: scores[:, [j]] for j, name in enumerate(names)}
-    rmse = {name: np.sqrt(np.mean(np.asarray(x), axis=1)) for name, x in columns.items()}
-    grid = new_grid("λ", "dof", *(f"{name}\nRMSE" for name in rmse), "")
-    for i in shown:
-        cells = (short(x[i]) for x in rmse.values())
-        style = "bold" if "λ*" in marks.get(i, "") else None
-        grid.add_row(f"{path.lams[i]:.3e}", f"{path.dof[i]:.2f}", *cells, marks.get(i, ""), style=style)
-    console.print(grid)
-    if len(shown) < len(order):
-        console.print(f"{len(shown)} of {len(order)} λ; --full prints all", style="dim")
-
-
-def marks_of(found: Sweep, problem: Problem) -> dict[int, str]:
-    """What to write beside the rows that a rule takes, by their place in the grid."""
-    marks: dict[int, list[str]] = {}
-    for name in sorted(found.choices, key=lambda name: name != found.rule):
-        index = np.asarray(found.choices[name].index)
-        if index.size == 1:
-            marks.setdefault(int(index.item()), []).append(f"{'λ* by' if name == found.rule else 'least'} {name}")
-        elif name == found.rule:
-            for i in np.unique(index).tolist():
-                marks[i] = [f"λ* of {listed([problem.targets[j] for j in np.flatnonzero(index == i)])}"]
-    return {i: f"← {', '.join(parts)}" for i, parts in marks.items()}
-
-
-def show_choice(console: rich.console.Console, found: Sweep, problem: Problem, full: bool) -> None:
-    """The λ taken, by which rule, and how well it predicts rows that it has not seen."""
-    chosen, t = found.chosen, len(problem.targets)
-    lam, dof = (np.broadcast_to(np.asarray(x), (t,)) for x in (chosen.lam, chosen.fit.dof))
-    index = np.broadcast_to(np.asarray(chosen.index), (t,))
-    error = np.asarray(found.choices[LOO].scores)[index, np.arange(t)]
-    mean = np.average(problem.y, axis=0, weights=problem.weights)
-    explained = 1 - error / np.average(np.square(problem.y - mean), axis=0, weights=problem.weights)
-    if len(set(lam.tolist())) == 1:
-        quality = f", R² {ratio(explained[0])}" if t == 1 else " over all targets"
-        console.print(
-            f"λ* = {lam[0]:.6g} by {found.rule}: {dof[0]:.2f} effective degrees of freedom, "
-            f"{LOO} RMSE {short(np.sqrt(error.mean()))}{quality}"
-        )
-    if t > 1:
-        grid = new_grid("target", "λ*", "dof", f"{LOO}\nRMSE", "R²")
-        for j in range(t if full else min(t, COEFFICIENTS)):
-            numbers = (f"{lam[j]:.6g}", f"{dof[j]:.2f}", short(np.sqrt(error[j])), ratio(explained[j]))
-            grid.add_row(problem.targets[j], *numbers)
-        console.print(grid)
-
-
-def show_coefficients(console: rich.console.Console, found: Sweep, problem: Problem, full: bool) -> None:
-    """The coefficients at the λ taken, in the units of the data, and where columns are scaled per deviation."""
-    fit, t = found.chosen.fit, len(problem.targets)
-    coef, sd = np.asarray(fit.coef), plot.column_sd(found.path.spectrum.design)[:, None]
-    size = np.max(np.abs(coef * sd), axis=1)
-    shown = np.arange(len(coef)) if full else np.sort(np.argsort(-size, kind="stable")[:COEFFICIENTS])
-    across = t if full else min(t, TARGETS)
-    heads = ["coefficient", "× column sd"] if t == 1 else problem.targets[:across]
-    columns = np.concatenate([coef, coef * sd], axis=1) if t == 1 else coef
-    grid = new_grid("column", *heads)
-    for j in shown:
-        grid.add_row(problem.features[j], *map(short, columns[j, : len(heads)]))
-    if found.path.spectrum.design.terms.intercept:
-        grid.add_row("(intercept)", *map(short, np.asarray(fit.intercept)[:across]))
-    console.print(grid)
-    if len(shown) < len(coef) or across < t:
-        parts = [f"the {len(shown)} largest of {len(coef)} coefficients"] * (len(shown) < len(coef))
-        parts += [f"{across} of {t} targets"] * (across < t)
-        console.print(f"{' and '.join(parts)}; --full prints all", style="dim")
-
-
-def new_grid(*heads: str) -> rich.table.Table:
-    """A table whose first column is text or λ, and the others numbers."""
-    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(heads):
-        left = (place == 0 and head != "λ") or head == ""
-        grid.add_column(head, justify="left" if left else "right", vertical="bottom", no_wrap=True)
-    return grid
-
-
-def short(x: Any) -> str:
-    """Five significant digits that line up."""
-    return f"{float(x):#.5g}".rstrip(".") if np.isfinite(x) else "-"
-
-
-def ratio(x: float) -> str:
-    return f"{x:.3f}" if np.isfinite(x) else "undefined"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names with commas, a few at most."""
-    return ", ".join(names[:TARGETS]) + (f" and {len(names) - TARGETS} more" if len(names) > TARGETS else "")
-
-
-def save(out: Path, found: Sweep, problem: Problem, rule: Rule) -> None:
+def save(out: Path, found: Sweep, problem: Roles, rule: Rule) -> None:
     """Write the fit at the λ taken, with the scores that it was taken by."""
     chosen = found.chosen
     fields = {
@@ -562,7 +294,7 @@ def save(out: Path, found: Sweep, problem: Problem, rule: Rule) -> None:
         "lam": np.asarray(chosen.lam),
         "dtype": str(problem.X.dtype),
         "rule": str(rule),
-        "standardize": found.path.spectrum.design.terms.standardize,
+        "standardize": found.path.factored.problem.terms.standardize,
         "lams": np.asarray(found.path.lams),
         "scores": np.asarray(chosen.scores),
         "dof": np.asarray(found.path.dof),

@@ -1,7 +1,7 @@
 """Derivatives from the condition that defines the answer, never through a factorisation or a loop."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache, wraps
 from typing import Any
 
 import equinox as eqx
@@ -19,28 +19,43 @@ def moves(tangent: Any) -> bool:
     return not isinstance(tangent, SymbolicZero)
 
 
-def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
-    """A function with the value of ``value`` and, to every order, the derivatives of ``live``.
+def derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the value of ``value`` and, to every order, the derivatives of ``live``; or a method, in a class.
 
     ``value`` may read a factorisation that was made under ``stop_gradient``; ``live`` states the same
     quantity through the equations that define it. Only arguments that really move are differentiated. Compiled
-    as a whole also where it is called on its own.
+    as a whole also where it is called on its own; what is no array is a constant of that program.
     """
 
+    @lru_cache(maxsize=64)
+    def compiled(leaves: tuple[Any, ...], tree: Any) -> Callable[[Any], Any]:
+        static = jax.tree.unflatten(tree, leaves)
+        return _derived(*(lambda arrays, fn=fn: fn(*eqx.combine(arrays, static)) for fn in (value, live)))
+
+    @wraps(value)
+    def call(*args: Any) -> Any:
+        arrays, static = eqx.partition(args, eqx.is_array_like)
+        leaves, tree = jax.tree.flatten(static)
+        return compiled(tuple(leaves), tree)(arrays)
+
+    return call
+
+
+def _derived(value: Callable[[Any], Any], live: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @jax.custom_jvp
-    def attached(*args: Any) -> Any:
-        return value(*args)
+    def attached(args: Any) -> Any:
+        return value(args)
 
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        leaves, tree = jax.tree.flatten(primals)
-        dleaves = tree.flatten_up_to(tangents)
+        leaves, tree = jax.tree.flatten(primals[0])
+        dleaves = tree.flatten_up_to(tangents[0])
         moving = [i for i, tangent in enumerate(dleaves) if moves(tangent)]
 
         def along(*moved: Array) -> Any:
             filled = list(leaves)
             for i, leaf in zip(moving, moved, strict=True):
                 filled[i] = leaf
-            return live(*jax.tree.unflatten(tree, filled))
+            return live(jax.tree.unflatten(tree, filled))
 
         _, tangent = jax.jvp(along, [leaves[i] for i in moving], [dleaves[i] for i in moving])
         return whole(*primals), tangent
@@ -50,8 +65,8 @@ def attach(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[...,
     return whole
 
 
-def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
-    """`attach` for functions of (arrays, λ (c,)) whose results' last axes follow λ, each column its own.
+def derived_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
+    """`derived` for functions of (arrays, λ (c,)) whose results' last axes follow λ, each column its own.
 
     In λ alone ``value`` is differentiated, to every order, so that only a derivative in ``arrays`` asks ``live``.
     """
@@ -61,7 +76,7 @@ def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Calla
 
     @cache
     def slopes() -> Callable[..., Any]:
-        return attach_columns(slope(value), slope(live))
+        return derived_columns(slope(value), slope(live))
 
     @jax.custom_jvp
     def attached(arrays: Any, lam: Array) -> Any:
@@ -94,14 +109,14 @@ def attach_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Calla
     return whole
 
 
-def still(tree: Any) -> Any:
+def frozen(tree: Any) -> Any:
     """Under ``stop_gradient``; what is no array stays."""
     arrays, static = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.lax.stop_gradient(arrays), static)
 
 
-def one_by_one(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
-    """``jax.lax.map`` for functions with rules of their own, such as those of `attach`.
+def map_with_rules(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
+    """``jax.lax.map`` for functions with rules of their own, such as those of `derived`.
 
     Where reverse mode splits a loop in two, JAX puts the plain value of such a function in its place, so that second
     derivatives would be silently wrong. Here the rule is that of the whole loop, and its tangents come from bodies
@@ -123,10 +138,10 @@ def one_by_one(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None)
     def live(xs: Any, constants: Any) -> list[Array]:
         return jax.lax.map(jax.checkpoint(body(constants)), xs, batch_size=batch_size)
 
-    return jax.tree.unflatten(jax.tree.structure(out), attach(plain, live)(xs, program.consts))
+    return jax.tree.unflatten(jax.tree.structure(out), derived(plain, live)(xs, program.consts))
 
 
-def once_only(frozen: Any, live: Any, message: str | None) -> Any:
+def first_order_only(frozen: Any, live: Any, message: str | None) -> Any:
     """``frozen``, for use in a first derivative that would be wrong if it were differentiated again.
 
     Whoever differentiates it with respect to ``live`` gets ``ValueError(message)``, or NaN if there is no
@@ -153,21 +168,20 @@ def once_only(frozen: Any, live: Any, message: str | None) -> Any:
     return guard(frozen, live)
 
 
-def implicit_root(fn: Callable[[Array], Array], root: Array) -> Array:
-    """``root`` of the elementwise equation ``fn(x) = 0``, differentiable in all that ``fn`` closes over.
+def root(fn: Callable[[Array], Array], x: Array) -> Array:
+    """``x`` of the elementwise equation ``fn(x) = 0``, already found, differentiable in all that ``fn`` closes over.
 
-    ``root`` is the number already found; the derivative is that of the implicit function theorem,
-    ``dx = -(dfn) / fn'(x)``, to every order.
+    The derivative is that of the implicit function theorem, ``dx = -(dfn) / fn'(x)``, to every order.
     """
     return jax.lax.custom_root(
         fn,
-        jax.lax.stop_gradient(root),
+        jax.lax.stop_gradient(x),
         solve=lambda _, start: start,
         tangent_solve=lambda linear, rhs: rhs / linear(jnp.ones_like(rhs)),
     )
 
 
-def implicit_solution(
+def linear_root(
     equation: Callable[[Array], Array],
     x: Array,
     solve: Callable[[Array], Array],

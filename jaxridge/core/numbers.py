@@ -1,8 +1,5 @@
 """Small numerical words, each named after the accident it prevents."""
 
-import functools
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,69 +70,11 @@ def poison(x: Array, good: Bool[Array, "..."]) -> Array:
     return x * jnp.where(good, 1.0, jnp.nan).astype(x.dtype)
 
 
-# XLA vectorises the reductions of a batch on a CPU only where it sees their terms; of more it compiles for too long.
-_WRITTEN_OUT = 32
-
-
-def added(terms: Sequence[Array]) -> Array:
-    """Σ of at least one term."""
-    return functools.reduce(operator.add, terms)
-
-
-def total(x: Float[Array, " m"]) -> Scalar:
-    """Σ xᵢ, written out where it is short."""
-    return added(list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.sum(x)
-
-
-def every(x: Bool[Array, " m"]) -> Bool[Array, ""]:
-    """Whether all are true, written out where they are few."""
-    return functools.reduce(operator.and_, list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.all(x)
-
-
 def select(where: Bool[Array, "..."], new: Any, old: Any) -> Any:
     """``new`` or ``old``, two pytrees of a kind."""
     return jax.tree.map(lambda new, old: jnp.where(where, new, old), new, old)
 
 
-def gram_of(columns: list[Array]) -> list[list[Array]]:
-    """The lower triangle of sums Σ aᵢaⱼ over the vectors ``columns``.
-
-    Under ``vmap`` a product of many tiny matrices runs at a tenth of the speed of this.
-    """
-    pairs = [(i, j) for i in range(len(columns)) for j in range(i + 1)]
-    if 0 < columns[0].shape[0] <= _WRITTEN_OUT:
-        rows = list(zip(*(list(column) for column in columns), strict=True))
-        sums = [added([row[i] * row[j] for row in rows]) for i, j in pairs]
-    else:
-        sums = jax.lax.reduce(
-            tuple(columns[i] * columns[j] for i, j in pairs),
-            tuple(jnp.zeros((), columns[0].dtype) for _ in pairs),
-            lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-            (0,),
-        )
-    found = dict(zip(pairs, sums, strict=True))
-    return [[found[i, j] for j in range(i + 1)] for i in range(len(columns))]
-
-
-def small_cholesky(H: Sequence[Sequence[Array]]) -> list[list[Array]]:
-    """The rows of L with LLᵀ = H, from the lower triangle of a tiny H. NaN where H is not definite."""
-    L: list[list[Array]] = []
-    for i, given in enumerate(H):
-        row: list[Array] = []
-        for j in range(i + 1):
-            left = given[j] - sum(row[k] * (row if j == i else L[j])[k] for k in range(j))
-            row.append(jnp.sqrt(left) if i == j else left / L[j][j])
-        L.append(row)
-    return L
-
-
-def small_cholesky_solve(L: list[list[Array]], b: Sequence[Array]) -> list[Array]:
-    """x with LLᵀx = b."""
-    n = len(L)
-    forward: list[Array] = []
-    for i in range(n):
-        forward.append((b[i] - sum(L[i][k] * forward[k] for k in range(i))) / L[i][i])
-    x: dict[int, Array] = {}
-    for i in reversed(range(n)):
-        x[i] = (forward[i] - sum(L[k][i] * x[k] for k in range(i + 1, n))) / L[i][i]
-    return [x[i] for i in range(n)]
+def log_spaced(low: Array, high: Array, count: int) -> Float[Array, " k"]:
+    """``count`` numbers from 10^low to 10^high, evenly in their logarithms."""
+    return 10.0 ** (low + (high - low) * jnp.linspace(0.0, 1.0, count, dtype=low.dtype))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import one_by_one
+from jaxridge.core.implicit import map_with_rules
 from jaxridge.core.types import Array, Bool, Int
 
 
@@ -68,7 +68,7 @@ def map_rows(fn: Callable[[Any], Any], rows: Any, block: int) -> Any:
     n = count(rows)
     if block >= n:
         return jax.checkpoint(fn)(rows)
-    out = one_by_one(fn, blocks(rows, block)[0])
+    out = map_with_rules(fn, blocks(rows, block)[0])
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)
 
 
@@ -80,5 +80,5 @@ def sum_rows(fn: Callable[[Any, Bool[Array, " r"]], Any], rows: Any, block: int)
     split, present = blocks(rows, block)
     # As numbers: what a loop with a rule of its own runs over has tangents.
     flags = present.astype(jnp.result_type(float))
-    parts = one_by_one(lambda args: fn(args[0], args[1] > 0), (split, flags))
+    parts = map_with_rules(lambda args: fn(args[0], args[1] > 0), (split, flags))
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)

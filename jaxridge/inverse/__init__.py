@@ -1,47 +1,40 @@
 """Inverse problems: Tikhonov regularisation in general form, by matrices, transforms or products alone."""
 
-from jaxridge.inverse.tikhonov import (
-    Choice,
-    Comparison,
-    Diagonal,
-    Direct,
-    GolubKahan,
-    Path,
-    PerLam,
+from jaxridge.inverse import testproblems
+from jaxridge.inverse.analysis import (
     Picard,
-    Solution,
-    Terms,
     TruncatedPath,
-    compare,
     covariance,
     filter_factors,
     picard,
     resolution,
-    tikhonov,
-    tikhonov_ball,
-    tikhonov_cv,
-    tikhonov_path,
-    tikhonov_residual,
     tsvd,
 )
+from jaxridge.inverse.compare import Comparison, compare
+from jaxridge.inverse.diagonal import DiagonalSpectrum, from_diagonal
+from jaxridge.inverse.fit import TikhonovFit
+from jaxridge.inverse.problem import Options
+from jaxridge.inverse.solvers import Diagonal, Direct, GolubKahan, PerLam
+from jaxridge.inverse.tikhonov import tikhonov, tikhonov_ball, tikhonov_cv, tikhonov_path, tikhonov_residual
 
 __all__ = [
-    "Choice",
     "Comparison",
     "Diagonal",
+    "DiagonalSpectrum",
     "Direct",
     "GolubKahan",
-    "Path",
+    "Options",
     "PerLam",
     "Picard",
-    "Solution",
-    "Terms",
+    "TikhonovFit",
     "TruncatedPath",
     "compare",
     "covariance",
     "filter_factors",
+    "from_diagonal",
     "picard",
     "resolution",
+    "testproblems",
     "tikhonov",
     "tikhonov_ball",
     "tikhonov_cv",

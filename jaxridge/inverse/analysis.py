@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.implicit import once_only, still
+from jaxridge.core.checks import as_floats, as_lam
+from jaxridge.core.factored import Solver
+from jaxridge.core.implicit import first_order_only, frozen
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.types import Array, Float, Int
+from jaxridge.inverse.fit import TikhonovProblem
 from jaxridge.inverse.maps import Map, columns
-from jaxridge.inverse.problem import Direct, Problem, Terms, as_lam, problem_of
-from jaxridge.inverse.projected import Live
-from jaxridge.linear.design import as_floats
+from jaxridge.inverse.problem import Options, problem_of
+from jaxridge.inverse.solvers import Direct
 from jaxridge.linear.spectrum import Spectrum
+
+__all__ = ["Picard", "TruncatedPath", "covariance", "filter_factors", "picard", "resolution", "tsvd"]
 
 
 class TruncatedPath(eqx.Module):
@@ -34,7 +38,7 @@ class Picard(eqx.Module):
     ratios: Float[Array, "r *t"]
 
 
-def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Terms]) -> "TruncatedPath":
+def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Options]) -> "TruncatedPath":
     """Truncated SVD: x from the ``ranks`` largest (generalised) singular values alone, whatever the others say.
 
     Args: as for `tikhonov`, with ranks (k,) whole numbers and A as a matrix; the null space of L is always kept.
@@ -49,14 +53,14 @@ def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Terms]) -> "TruncatedPath":
     [[2. 0.]
      [2. 3.]] [9. 0.]
     """
-    problem = problem_of(A, b, **{**terms, "solver": Direct()})
+    problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
     ranks = np.asarray(ranks)
     if ranks.ndim != 1 or not np.issubdtype(ranks.dtype, np.integer) or np.any(ranks < 0):
         raise ValueError("ranks are whole numbers >= 0 in a list, one for each solution.")
     return _tsvd(problem, jnp.asarray(ranks))
 
 
-def picard(A: Any, b: Any, **terms: Unpack[Terms]) -> Picard:
+def picard(A: Any, b: Any, **terms: Unpack[Options]) -> Picard:
     """The Picard condition: |uᵢᵀb| must fall faster than the (generalised) singular values sᵢ.
 
     Where the coefficients |uᵢᵀb| level off, at the noise, the ratios |uᵢᵀb|/sᵢ begin to grow: from there on a solution
@@ -68,16 +72,16 @@ def picard(A: Any, b: Any, **terms: Unpack[Terms]) -> Picard:
     >>> print(inverse.picard(jnp.diag(jnp.array([2.0, 1.0])), jnp.array([4.0, -3.0])).ratios)
     [2. 3.]
     """
-    problem = problem_of(A, b, **{**terms, "solver": Direct()})
+    problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
     spectrum = _spectrum(problem)
-    factor, s = still(spectrum.factor), spectrum.singular_values
+    factor, s = frozen(spectrum.factor), spectrum.singular_values
     coefficients = jnp.abs(factor.z[: s.shape[0]]) * factor.y_scale[None, :]
     ratios = safe_divide(coefficients, jnp.broadcast_to(s[:, None], coefficients.shape))
     pick = lambda x: x[:, 0] if problem.single else x  # noqa: E731
     return Picard(s, pick(coefficients), pick(ratios))
 
 
-def filter_factors(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "r *k"]:
+def filter_factors(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "r *k"]:
     """f = s²/(s² + λ) of every (generalised) singular value, the share of it that x keeps; λ () or (k,).
 
     >>> import jax.numpy as jnp
@@ -86,13 +90,14 @@ def filter_factors(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "r 
     [0.8 0.5]
     """
     m = Map.of("A", A)
-    problem = problem_of(A, m.outputs.shaped(jnp.zeros(m.shape[0], m.outputs.dtype)), **{**terms, "solver": Direct()})
+    b = m.outputs.shaped(jnp.zeros(m.shape[0], m.outputs.dtype))
+    problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
     s, lam = _spectrum(problem).singular_values, as_floats("lam", lam, (0, 1)).astype(m.outputs.dtype)
     squares = jnp.square(s).reshape(-1, *(1,) * lam.ndim)
     return safe_divide(*jnp.broadcast_arrays(squares, squares + lam[None]))
 
 
-def resolution(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "n n"]:
+def resolution(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "n n"]:
     """(AᵀωA + λLᵀL)⁻¹AᵀωA, what the solution makes of the truth without noise: column j is the image of a point j.
 
     Args: as for `tikhonov`, A as a matrix. Backus and Gilbert (1968), Geophys. J. R. Astr. Soc. 16, 169.
@@ -106,11 +111,11 @@ def resolution(A: Any, lam: Any, **terms: Unpack[Terms]) -> Float[Array, "n n"]:
     matrix = Map.of("A", A).matrix()
     if terms.pop("x_ref", None) is not None:
         raise ValueError("x_ref is where the solution is drawn to, and has no part in its resolution; leave it out.")
-    problem = problem_of(matrix, matrix, **terms)
-    return _solution(problem, as_lam(lam, problem.live))
+    problem, solver = problem_of(matrix, matrix, **terms)
+    return _solution(problem, as_lam(lam, problem.y, problem.single), solver)
 
 
-def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Terms]) -> Float[Array, "n n"]:
+def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Options]) -> Float[Array, "n n"]:
     """Posterior covariance σ²(AᵀωA + λLᵀL)⁻¹ of x, for noise of variance σ² and a prior of precision λLᵀL/σ².
 
     Args: as for `tikhonov`, A as a matrix, ``noise`` σ². Tarantola (2005), Inverse Problem Theory, section 3.2.
@@ -122,24 +127,24 @@ def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Terms]) -> Float[Ar
      [0.   0.25]]
     """
     whole = Map.of("A", A)
-    problem = problem_of(A, whole.outputs.shaped(jnp.zeros(whole.shape[0], whole.outputs.dtype)), **terms)
+    problem, _ = problem_of(A, whole.outputs.shaped(jnp.zeros(whole.shape[0], whole.outputs.dtype)), **terms)
     lam, noise = as_floats("lam", lam, (0,)), as_floats("noise", noise, (0,))
-    return _covariance(problem.live, lam.astype(whole.outputs.dtype), noise.astype(whole.outputs.dtype))
+    return _covariance(problem, lam.astype(whole.outputs.dtype), noise.astype(whole.outputs.dtype))
 
 
 @eqx.filter_jit
-def _spectrum(problem: Problem) -> Spectrum:
-    return problem.factored(jnp.zeros(0, problem.live.b.dtype)).spectrum
+def _spectrum(problem: TikhonovProblem) -> Spectrum:
+    return Direct().factor(problem).inner
 
 
 @eqx.filter_jit
-def _tsvd(problem: Problem, ranks: Int[Array, " k"]) -> TruncatedPath:
+def _tsvd(problem: TikhonovProblem, ranks: Int[Array, " k"]) -> TruncatedPath:
     """A rank as a filter of zeros and ones on the directions of the penalised part."""
-    live, spectrum = problem.live, problem.factored(jnp.zeros(0, problem.live.b.dtype)).spectrum
-    factor, d = spectrum.factor, live.norm.size
-    moving = eqx.filter((live.A, live.norm, live.weights), eqx.is_inexact_array)
-    factor = once_only(still(factor), moving, "tsvd has derivatives in b only: in A and L singular values may cross.")
-    b = live.b if live.x_ref is None else live.b - live.A(live.x_ref)[:, None]
+    factor, d = Direct().factor(problem).inner.factor, problem.norm.size
+    moving = eqx.filter((problem.A, problem.norm, problem.weights), eqx.is_inexact_array)
+    message = "tsvd has derivatives in b only: in A and L singular values may cross."
+    factor = first_order_only(frozen(factor), moving, message)
+    b = problem.data()
     root = factor.root_weights
     z = matmul(factor.U.T, b if root is None else root[:, None] * b)
     outside = jnp.sum(jnp.square((b if root is None else root[:, None] * b) - matmul(factor.U, z)), axis=0)
@@ -150,25 +155,25 @@ def _tsvd(problem: Problem, ranks: Int[Array, " k"]) -> TruncatedPath:
         coordinates = safe_divide(jnp.where(taken, z, 0.0), jnp.broadcast_to(factor.s[:, None], z.shape))
         w = factor.times(coordinates)
         left = outside + jnp.sum(jnp.where(taken & (factor.s > 0)[:, None], 0.0, jnp.square(z)), axis=0)
-        x = columns(live.norm.times, w[:d]) + matmul(live.norm.null, w[d:])
-        x = x if live.x_ref is None else x + live.x_ref[:, None]
+        x = columns(problem.norm.times, w[:d]) + matmul(problem.norm.null, w[d:])
+        x = x if problem.x_ref is None else x + problem.x_ref[:, None]
         return x, left, jnp.linalg.norm(w[:d], axis=0)
 
     x, rss, norm = jax.vmap(one)(ranks)
-    x = jax.vmap(jax.vmap(problem.inputs.shaped, in_axes=1, out_axes=-1))(x)
-    return TruncatedPath(ranks, *jax.tree.map(lambda leaf: leaf[..., 0] if problem.single else leaf, (x, rss, norm)))
+    x = jax.vmap(jax.vmap(problem.A.inputs.shaped, in_axes=1, out_axes=-1))(x)
+    return TruncatedPath(ranks, *problem.squeeze((x, rss, norm)))
 
 
 @eqx.filter_jit
-def _covariance(live: Live, lam: Array, noise: Array) -> Float[Array, "n n"]:
+def _covariance(problem: TikhonovProblem, lam: Array, noise: Array) -> Float[Array, "n n"]:
     """σ²R⁻¹R⁻ᵀ from QR = [√ωA; √λL], which does not square A."""
-    A, L = live.A.matrix(), columns(live.norm.apply, jnp.eye(live.A.shape[1], dtype=lam.dtype))
-    A = A if live.weights is None else jnp.sqrt(live.weights)[:, None] * A
+    A, L = problem.A.matrix(), columns(problem.norm.apply, jnp.eye(problem.A.shape[1], dtype=lam.dtype))
+    A = A if problem.weights is None else jnp.sqrt(problem.weights)[:, None] * A
     R = jnp.linalg.qr(jnp.concatenate([A, jnp.sqrt(lam) * L]), mode="r")
     inverse = jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
     return noise * matmul(inverse, inverse.T)
 
 
 @eqx.filter_jit
-def _solution(problem: Problem, lam: Array) -> Float[Array, "n n"]:
-    return problem.factored(jnp.atleast_1d(lam)).at(lam).x
+def _solution(problem: TikhonovProblem, lam: Array, solver: Solver) -> Float[Array, "n n"]:
+    return solver.factor(problem, jnp.atleast_1d(lam)).fit(lam).x

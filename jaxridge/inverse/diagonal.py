@@ -6,35 +6,33 @@ h̄ⱼzⱼ/(|hⱼ|² + λ|ℓⱼ|²). Nothing is factored, so that plain differe
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import poison, safe_divide, safe_sqrt
+from jaxridge.core.factored import Factored, Measurements, Terms
+from jaxridge.core.numbers import log_spaced, poison, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Float, Lam
+from jaxridge.inverse.fit import TikhonovFit
+from jaxridge.linear.fit import span_of
+
+__all__ = ["DiagonalSpectrum", "from_diagonal"]
 
 
-class Measurements(eqx.Module):
-    """What a rule asks of a problem that has no matrix: targets, and how many numbers were measured."""
+class DiagonalSpectrum(Factored):
+    """A diagonal problem, whose ``coef`` are coordinates; leverages of rows are a ``ValueError``."""
 
-    y: Float[Array, "m t"]
-    weights: Float[Array, " m"] | None
-    free: Any  # q, the unpenalised directions
-
-    def rows(self) -> Any:
-        """Measurements of positive weight."""
-        return self.y.shape[0] if self.weights is None else jnp.sum(self.weights > 0, dtype=self.y.dtype)
-
-
-class DiagonalSpectrum(eqx.Module):
-    """Exits of `jaxridge.linear.spectrum.Spectrum` for a diagonal problem; leverages of rows are a ``ValueError``."""
-
-    design: Measurements
+    problem: Measurements
     symbol: Array  # h (n,), real or complex
     squares: Float[Array, " n"]  # |h|²
     penalty: Float[Array, " n"]  # |ℓ|²
     z: Array  # (n, t)
+
+    model = TikhonovFit
+
+    @property
+    def missing(self) -> str:
+        return "needs the rows of A, which a transformed problem has not; use select.gcv, by dof and residual_dof"
 
     def _parts(self, lam: Lam) -> tuple[Array, Array]:
         """|h|² and λ|ℓ|², in units that an infinite λ does not leave."""
@@ -67,18 +65,9 @@ class DiagonalSpectrum(eqx.Module):
         """‖(1 − f)z‖²."""
         return jnp.sum(jnp.square(self._kept(lam)) * _square(self.z), axis=0)
 
-    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
-        """‖Lx‖²."""
-        return jnp.sum(self.penalty[:, None] * _square(self.coef(lam)), axis=0)
-
-    def penalised(self, lam: Lam) -> Array:
-        """ℓx, of which `norm` is the norm."""
-        x = self.coef(lam)
-        return jnp.sqrt(self.penalty)[:, None].astype(x.dtype) * x
-
-    def norm(self, lam: Lam) -> Float[Array, " t"]:
-        """‖Lx‖, with derivative 0 where it is 0."""
-        return safe_sqrt(self.squared_norm(lam))
+    def penalty_of(self, w: Array) -> Float[Array, " t"]:
+        """Σ|ℓ|²|w|²."""
+        return jnp.sum(self.penalty[:, None] * _square(w), axis=0)
 
     def dof(self, lam: Lam) -> Lam:
         """Σf."""
@@ -94,18 +83,24 @@ class DiagonalSpectrum(eqx.Module):
         ratio = jnp.where(damping == 0, jnp.where(seen > 0, jnp.inf, 0.0), seen / jnp.where(damping == 0, 1.0, damping))
         return jnp.sum(jnp.where(self.penalty[:, None] > 0, jnp.log1p(ratio), 0.0), axis=0).reshape(jnp.shape(lam))
 
-    def loo_residual(self, lam: Lam) -> Array:
-        raise ValueError("leave-one-out needs the rows of A; for a transformed problem use select.gcv.")
-
-    def one_minus_leverage(self, lam: Lam) -> Array:
-        raise ValueError("leverages need the rows of A; a transformed problem has dof and residual_dof.")
-
     @property
     def singular_values(self) -> Float[Array, " n"]:
         """|h|/|ℓ|, largest first; 0 where it is rounding or without a penalty."""
         ratio = jnp.sqrt(safe_divide(self.squares, self.penalty))
         floor = self.z.shape[0] * jnp.finfo(ratio.dtype).eps * jnp.max(ratio, initial=0.0)
         return jnp.sort(jnp.where(ratio > floor, ratio, 0.0), descending=True)
+
+    def span(self) -> tuple[Array, Array]:
+        return span_of(self.singular_values)
+
+    def default_grid(self, count: int = 100) -> Float[Array, " k"]:
+        low, high = self.span()
+        return log_spaced(low - 2, high + 2, count)
+
+    def fit(self, lam: Lam) -> TikhonovFit:
+        parts = (self.coef(lam), self.rss(lam), self.norm(lam), self.result(lam))
+        x, rss, norm, result = self.problem.squeeze(parts)
+        return TikhonovFit(x, lam, rss, norm, result, jnp.zeros_like(rss), jnp.zeros(rss.shape, jnp.int32))
 
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target."""
@@ -142,8 +137,8 @@ def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectr
         penalty: (n,) ℓ, the symbol of L; None is all ones. Coordinates with ℓ = 0 have no penalty.
 
     >>> import jax.numpy as jnp
-    >>> from jaxridge import spectrum
-    >>> diagonal = spectrum.from_diagonal(jnp.array([2.0, 1.0]), jnp.array([4.0, 3.0]))
+    >>> from jaxridge import inverse
+    >>> diagonal = inverse.from_diagonal(jnp.array([2.0, 1.0]), jnp.array([4.0, 3.0]))
     >>> print(diagonal.coef(jnp.array(1.0))[:, 0], diagonal.dof(jnp.array(1.0)))
     [1.6 1.5] 1.3
     """
@@ -157,6 +152,6 @@ def from_diagonal(symbol: Any, z: Any, *, penalty: Any = None) -> DiagonalSpectr
     z = z.reshape(z.shape[0], -1)
     common = jnp.promote_types(symbol.dtype, z.dtype)
     symbol, z = symbol.astype(common), z.astype(common)
-    free = jnp.sum(ell == 0, dtype=squares.dtype)
     # Rules ask for the shape and the real dtype of the targets only.
-    return DiagonalSpectrum(Measurements(z.real, None, free), symbol, squares, ell, z)
+    problem = Measurements(z.real, None, Terms(), jnp.sum(ell == 0, dtype=squares.dtype))
+    return DiagonalSpectrum(problem, symbol, squares, ell, z)

@@ -1,1 +1,26 @@
 """Kernel ridge regression: the verbs, the factors of a kernel matrix, and what does without one."""
+
+from jaxridge.kernel_methods.fit import KernelFit
+from jaxridge.kernel_methods.iterative import Iterative
+from jaxridge.kernel_methods.kernel_ridge import kernel_ridge, kernel_ridge_cv, kernel_ridge_path, kernel_ridge_score
+from jaxridge.kernel_methods.nystroem import Nystroem
+from jaxridge.kernel_methods.posterior import Posterior, kernel_posterior
+from jaxridge.kernel_methods.spectrum import Cholesky, Eigen, KernelSpectrum, Mixed, Tridiagonal, from_kernel
+
+__all__ = [
+    "Cholesky",
+    "Eigen",
+    "Iterative",
+    "KernelFit",
+    "KernelSpectrum",
+    "Mixed",
+    "Nystroem",
+    "Posterior",
+    "Tridiagonal",
+    "from_kernel",
+    "kernel_posterior",
+    "kernel_ridge",
+    "kernel_ridge_cv",
+    "kernel_ridge_path",
+    "kernel_ridge_score",
+]

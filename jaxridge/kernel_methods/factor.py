@@ -1,24 +1,23 @@
-"""Factors of a kernel matrix: eigenvectors, tridiagonal form, Cholesky. Each applies G = (K̃ + μ)⁻¹, and that is all.
+"""Factors of a kernel matrix: each applies G = (K̃ + μ)⁻¹, and that is all. Here by eigenvectors and by Cholesky.
 
 They are frozen, and never differentiated; `jaxridge.kernel_methods.spectrum` has the live equations.
 """
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
-from jaxridge.core.numbers import exponent, matmul, poison, power_of_two, safe_divide
+from jaxridge.core.numbers import matmul, poison, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Scalar
-from jaxridge.kernel_methods.form import KernelForm, rounding, tolerance
-from jaxridge.linalg import conjugate_gradients
+from jaxridge.kernel_methods.form import KernelDesign, KernelForm, kernel_form, rounding, tolerance
 
 
 class Factor(eqx.Module):
-    """How a factorisation applies G = (K̃ + μ)⁻¹. The formulas here hold for μ > 0; `Eigen` has those for 0 too.
+    """How a factorisation applies G = (K̃ + μ)⁻¹. The formulas here hold for μ > 0; `EigenFactor` has those for 0 too.
 
     Vectors of rows have coordinates z in which G is simple; the way there and back, which costs n² for each of them,
     does not depend on μ.
@@ -27,6 +26,8 @@ class Factor(eqx.Module):
     floor: eqx.AbstractVar[Scalar]
     definite: eqx.AbstractVar[Bool[Array, ""]]
     singular: eqx.AbstractVar[Bool[Array, " c"]]  # whether something of K̃ is below the floor
+
+    has_diagonal: ClassVar[bool] = True  # whether the diagonal of G is to be had
 
     def coordinates(self, form: KernelForm, b: Float[Array, "n t"]) -> Float[Array, "p t"]:
         """z of a b; orthonormal, but for the part of b along u."""
@@ -88,7 +89,7 @@ class Factor(eqx.Module):
         return jnp.where(self.singular & (mu < self.floor), self.floor, mu)
 
 
-class Eigen(Factor):
+class EigenFactor(Factor):
     """K̃ = U diag(e) Uᵀ, with U back in all rows: every quantity there is, for any number of λ."""
 
     U: Float[Array, "n p"]
@@ -148,218 +149,17 @@ class Eigen(Factor):
         return jnp.sum(jnp.log1p(jnp.where((e == 0) & (mu == 0), 0.0, e / mu)), axis=0)
 
 
-def eigen(form: KernelForm, K: Float[Array, "p p"]) -> Eigen:
+def eigen(form: KernelForm, K: Float[Array, "p p"]) -> EigenFactor:
     """One eigendecomposition, 9n³ flops and more."""
     e, U = jnp.linalg.eigh(K, symmetrize_input=False)
     largest = jnp.max(jnp.abs(e), initial=0.0)
     floor = rounding(K, largest)
     definite = jnp.min(e, initial=0.0) >= -tolerance(K) * jnp.maximum(largest, 1.0)
     e = poison(jnp.where(e > floor, e, jnp.where(jnp.isnan(e), e, 0.0)), definite)
-    return Eigen(form.lift(U), e, floor, definite, jnp.min(e, initial=jnp.inf)[None] <= 0)
+    return EigenFactor(form.lift(U), e, floor, definite, jnp.min(e, initial=jnp.inf)[None] <= 0)
 
 
-def _rotation(transpose: bool) -> Any:
-    """x ↦ Qx or Qᵀx from the reflections of a tridiagonalisation."""
-
-    def below(packed: Float[Array, "q q"], taus: Float[Array, " q"], x: Float[Array, "q m"]) -> Float[Array, "q m"]:
-        """What the reflections do; they leave the first row alone."""
-        # LAPACK reflects at a third of the speed of a product: Q itself pays from 0.8 q columns on, surely from 2 q.
-        if x.shape[1] < 2 * x.shape[0]:
-            return jax.lax.linalg.ormqr(packed, taus, x, left=True, transpose=transpose)
-        Q = jax.lax.linalg.householder_product(packed, taus)
-        return matmul(Q.T if transpose else Q, x)
-
-    @jax.custom_batching.custom_vmap
-    def rotate(packed: Float[Array, "p p"], taus: Float[Array, " q"], x: Float[Array, "p m"]) -> Float[Array, "p m"]:
-        if not taus.shape[0]:
-            return x
-        return jnp.concatenate([x[:1], below(packed[1:, :-1], taus, x[1:])])
-
-    @rotate.def_vmap
-    def together(size: int, batched: list[bool], packed: Array, taus: Array, x: Array) -> tuple[Array, bool]:
-        """A batch of x becomes columns: a batch of the reflections would be an array of (k, n, n)."""
-        if not batched[0] and not batched[1]:
-            columns = jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
-            turned = rotate(packed, taus, columns).reshape(x.shape[1], size, x.shape[2])
-            return jnp.moveaxis(turned, 1, 0), True
-        args = [
-            value if has else jnp.broadcast_to(value[None], (size, *value.shape))
-            for has, value in zip(batched, (packed, taus, x), strict=True)
-        ]
-        return jax.lax.map(lambda args: rotate(*args), tuple(args)), True
-
-    return rotate
-
-
-_rotate, _rotate_back = _rotation(False), _rotation(True)
-
-
-class Tridiagonal(Factor):
-    """K̃ = QTQᵀ with T tridiagonal: a third to a half of an eigendecomposition, then O(n) for each λ.
-
-    No leverages: the diagonal of G would cost as much as the eigenvectors that this saves.
-    """
-
-    packed: Float[Array, "p p"]
-    taus: Float[Array, " q"]
-    d: Float[Array, " p"]
-    off: Float[Array, " p"]  # below the diagonal, off[0] = 0
-    floor: Scalar
-    definite: Bool[Array, ""]
-    singular: Bool[Array, " c"]
-
-    def coordinates(self, form: KernelForm, b: Array) -> Array:
-        return _rotate_back(self.packed, self.taus, form.lower(b))
-
-    def back(self, form: KernelForm, z: Array) -> Array:
-        return form.lift(_rotate(self.packed, self.taus, z))
-
-    def within(self, mu: Array, z: Array) -> Array:
-        return _substitute(self.off, self.pivots(self.held(mu)), z)
-
-    def damped_squares(self, mu: Array, z: Array) -> Array:
-        """Summed on the way, which saves a third of the time of many targets."""
-        squares = jnp.square(mu) * _squares(self.off, self.pivots(self.held(mu)), z)
-        return jnp.where(jnp.isinf(mu), jnp.sum(jnp.square(z), axis=0), squares)
-
-    def inverse(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
-        """Gb on the complement of u."""
-        return _rotate(self.packed, self.taus, self.within(mu, _rotate_back(self.packed, self.taus, b)))
-
-    def pivots(self, mu: Float[Array, " c"]) -> Float[Array, "p c"]:
-        """Those of T + μ, from above."""
-        return _pivots(self.d, self.off, mu)
-
-    def kept_sum(self, form: KernelForm, mu: Array) -> Array:
-        """By the pivots from above and from below: (T + μ)⁻¹ has the diagonal 1/(δᵢ + ρᵢ − dᵢ − μ)."""
-        mu = self.held(mu)
-        above = self.pivots(mu)
-        below = _pivots(self.d[::-1], jnp.roll(self.off, -1)[::-1], mu)[::-1]
-        kept = mu[None, :] / (above + below - (self.d[:, None] + mu[None, :]))
-        return jnp.sum(jnp.where(jnp.isinf(mu)[None, :], 1.0, kept), axis=0)
-
-    def logdet(self, form: KernelForm, mu: Array) -> Array:
-        return jnp.sum(jnp.log(self.pivots(self.held(mu)) / self.held(mu)[None, :]), axis=0)
-
-    def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        raise ValueError("leverages need eigenvectors, which from_kernel_tridiagonal does not make; use from_kernel.")
-
-
-def _pivots(d: Float[Array, " p"], off: Float[Array, " p"], mu: Float[Array, " c"]) -> Float[Array, "p c"]:
-    """δᵢ = dᵢ + μ − offᵢ²/δᵢ₋₁ of the LDLᵀ factorisation of T + μ."""
-
-    def step(last: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        pivot = row[0] + mu - safe_divide(jnp.broadcast_to(jnp.square(row[1]), mu.shape), last)
-        return pivot, pivot
-
-    return jax.lax.scan(step, jnp.ones_like(mu), (d, off))[1]
-
-
-def _eliminated(off: Array, pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> tuple[Array, Array, Array]:
-    """L⁻¹z of LDLᵀ = T + μ by substitution, the entries of Lᵀ behind the diagonal, and a row of zeros to start from.
-
-    T + μ is positive definite and needs no interchanges. By hand because jaxlib 0.10 runs two batches of
-    ``tridiagonal_solve`` at a time into a deadlock on two threads.
-    """
-    edge, start = jnp.ones((1, pivots.shape[1]), z.dtype), jnp.zeros(max(pivots.shape[1], z.shape[1]), z.dtype)
-    multiplier = off[:, None] / jnp.concatenate([edge, pivots[:-1]])
-
-    def down(last: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        w = row[0] - row[1] * last
-        return w, w
-
-    w = jax.lax.scan(down, start, (z, multiplier), unroll=4)[1]
-    return w, jnp.concatenate([multiplier[1:], 0.0 * edge]), start
-
-
-def _substitute(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
-    """x of (T + μ)x = z."""
-    w, behind, start = _eliminated(off, pivots, z)
-
-    def up(last: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
-        x = row[0] - row[1] * last
-        return x, x
-
-    return jax.lax.scan(up, start, (w / pivots, behind), reverse=True, unroll=4)[1]
-
-
-def _squares(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Array, "p t"]) -> Float[Array, " t"]:
-    """‖x‖² of (T + μ)x = z, without x."""
-    w, behind, start = _eliminated(off, pivots, z)
-
-    def up(carry: tuple[Array, Array], row: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-        x = row[0] / row[1] - row[2] * carry[0]
-        return (x, carry[1] + jnp.square(x)), None
-
-    return jax.lax.scan(up, (start, start), (w, pivots, behind), reverse=True, unroll=4)[0][1]
-
-
-def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> Tridiagonal:
-    """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory. Not on TPU, where XLA has none."""
-    packed, d, off, taus = jax.lax.linalg.tridiagonal(K, lower=True)
-    off = jnp.concatenate([jnp.zeros(1, d.dtype), off])
-    largest = jnp.max(jnp.abs(d) + jnp.abs(off) + jnp.abs(jnp.roll(off, -1)), initial=0.0)
-    floor = rounding(K, largest)
-    # The signs of the pivots count the eigenvalues below a shift (Sylvester's law of inertia).
-    far = -tolerance(K) * jnp.maximum(largest, 1.0)
-    below = jnp.sum(_pivots(d, off, -jnp.stack([far, floor])) < 0, axis=0)
-    definite = below[0] == 0
-    return Tridiagonal(packed, taus, poison(d, definite), off, floor, definite, below[1:] > 0)
-
-
-class Mixed(Factor):
-    """A tridiagonal form in float32, which preconditions conjugate gradients on K̃ in float64.
-
-    Coefficients and residuals are those of float64; degrees of freedom and determinants those of float32.
-    """
-
-    K: Float[Array, "p p"]
-    coarse: Tridiagonal
-    floor: Scalar
-    definite: Bool[Array, ""]
-    singular: Bool[Array, " c"]
-
-    def within(self, mu: Array, z: Array) -> Array:
-        g, mu = z, self.held(mu)
-        lams = jnp.broadcast_to(mu, g.shape[1:])
-
-        def precondition(lams: Array) -> conjugate_gradients.Block:
-            coarse = (mu if mu.shape[0] == 1 else lams).astype(jnp.float32)
-
-            def apply(R: Array) -> Array:
-                # In units of its own, since float32 cannot hold every float64.
-                unit = power_of_two(exponent(jnp.max(jnp.abs(R), axis=0, initial=0.0)), R.dtype)[None, :]
-                return unit * self.coarse.inverse(coarse, (R / unit).astype(jnp.float32)).astype(R.dtype)
-
-            return apply
-
-        tol = jnp.asarray(8.0 * math.sqrt(g.shape[0]) * float(jnp.finfo(g.dtype).eps), g.dtype)
-        return conjugate_gradients.run(g, lams, lambda V: matmul(self.K, V), precondition, tol, _REFINEMENTS)[0]
-
-    def kept_sum(self, form: KernelForm, mu: Array) -> Array:
-        return self.coarse.kept_sum(form, mu.astype(jnp.float32)).astype(mu.dtype)
-
-    def logdet(self, form: KernelForm, mu: Array) -> Array:
-        return self.coarse.logdet(form, mu.astype(jnp.float32)).astype(mu.dtype)
-
-    def diagonal(self, form: KernelForm, mu: Array) -> Array:
-        return self.coarse.diagonal(form, mu)
-
-
-# Above the floor of float32 the coarse factor leaves a condition number of a few: about ten steps, twice that at most.
-_REFINEMENTS = 40
-
-
-def mixed(form: KernelForm, K: Float[Array, "p p"]) -> Mixed:
-    """One tridiagonalisation in float32."""
-    if K.dtype != jnp.float64:
-        raise ValueError(f"from_kernel_mixed got {K.dtype}; it refines to float64, so pass that, with x64 on.")
-    coarse = tridiagonal(form, K.astype(jnp.float32))
-    floor = coarse.floor.astype(K.dtype)
-    return Mixed(K=K, coarse=coarse, floor=floor, definite=coarse.definite, singular=coarse.singular)
-
-
-class Cholesky(Factor):
+class CholeskyFactor(Factor):
     """K̃ + μ factored anew at each μ, one after another also under ``vmap``: a tenth of an eigendecomposition each."""
 
     K: Float[Array, "p p"]
@@ -405,7 +205,17 @@ class Cholesky(Factor):
         return self.over(form, mu, lambda form, L, mu: jnp.sum(2.0 * jnp.log(jnp.diagonal(L)) - jnp.log(mu)))
 
 
-def cholesky(form: KernelForm, K: Float[Array, "p p"]) -> Cholesky:
+def cholesky(form: KernelForm, K: Float[Array, "p p"]) -> CholeskyFactor:
     """Nothing yet: at each λ n³/3 flops, and n³ for leverages or degrees of freedom."""
     size = jnp.max(jnp.sum(jnp.abs(K), axis=0), initial=0.0)
-    return Cholesky(K, rounding(K, size), jnp.array(True), jnp.array([True]))
+    return CholeskyFactor(K, rounding(K, size), jnp.array(True), jnp.array([True]))
+
+
+def factor_of(
+    decompose: Callable[[KernelForm, Array], Factor], design: KernelDesign
+) -> tuple[KernelForm, Factor, Float[Array, "p t"]]:
+    """The form of a problem, its frozen factor, and ỹ in the coordinates of that."""
+    form, reduced = kernel_form(design)
+    # One point and an intercept leave nothing, of which LAPACK has no other form.
+    factor = jax.lax.stop_gradient((decompose if reduced.shape[0] else eigen)(form, reduced))
+    return form, factor, factor.coordinates(form, form.lift(form.y))

@@ -5,18 +5,41 @@ of u, where K̃ = √ωK√ω. A Householder reflection sends u to the first coo
 """
 
 import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core.factored import Problem, Terms
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
+from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array, Bool, Float, Lam, Scalar
-from jaxridge.linear.design import Terms, householder, reflect
+from jaxridge.kernels.base import Kernel
+from jaxridge.linalg.householder import householder, reflect
 
 
-class KernelDesign(eqx.Module):
-    """The live problem: derivatives flow through these arrays and no others."""
+class KernelProblem(Problem):
+    """The live problem: a kernel and its points, of which whoever needs it makes the matrix."""
+
+    kernel: Kernel
+    points: Any
+    y: Float[Array, "n t"]
+    weights: Float[Array, " n"] | None
+    terms: Terms = eqx.field(static=True)
+
+    @property
+    def free(self) -> int:
+        """The number of unpenalised directions: 1 for an intercept."""
+        return int(self.intercept)
+
+    def matrix(self) -> Float[Array, "n n"]:
+        """All of K."""
+        return self.kernel.matrix(self.points).astype(self.y.dtype)
+
+
+class KernelDesign(Problem):
+    """The live problem with its kernel matrix: derivatives of dense solvers flow through these arrays and no others."""
 
     K: Float[Array, "n n"]
     y: Float[Array, "n t"]
@@ -25,24 +48,8 @@ class KernelDesign(eqx.Module):
 
     @property
     def free(self) -> int:
-        """The number of unpenalised columns: 1 for an intercept."""
-        return int(self.terms.intercept)
-
-    def weigh(self, r: Float[Array, "n t"]) -> Float[Array, "n t"]:
-        """ω r."""
-        return r if self.weights is None else self.weights[:, None] * r
-
-    def rows(self) -> Float[Array, ""] | int:
-        """The number of measurements: rows of positive weight."""
-        return self.K.shape[0] if self.weights is None else jnp.sum(self.weights > 0, dtype=self.K.dtype)
-
-    def centre(self, r: Float[Array, "n t"]) -> Float[Array, "n t"]:
-        """r less its weighted mean, if there is an intercept."""
-        return r - self.mean(r)[None, :] if self.terms.intercept else r
-
-    def mean(self, r: Float[Array, "n t"]) -> Float[Array, " t"]:
-        """Σωr / Σω."""
-        return jnp.mean(r, axis=0) if self.weights is None else matmul(self.weights, r) / jnp.sum(self.weights)
+        """The number of unpenalised directions: 1 for an intercept."""
+        return int(self.intercept)
 
 
 class KernelForm(eqx.Module):
@@ -124,7 +131,7 @@ def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
     root = root / root_scale
     size = jnp.max(jnp.abs(K))
     scale = power_of_two(exponent(size), dtype)
-    y, level = from_level(y, weights, design.terms.intercept)
+    y, level = from_level(y, weights, design.intercept)
     finite, finite_y = jnp.isfinite(size), jnp.all(jnp.isfinite(y), axis=0)
     if weights is not None:
         finite_y &= jnp.all(jnp.isfinite(weights))
@@ -137,7 +144,7 @@ def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
         K = root[:, None] * K * root[None, :] + jnp.diag((root == 0).astype(dtype))
     u = root / jnp.linalg.norm(root)
     across, reflector, y_reduced = matmul(K, u), None, root[:, None] * y
-    if design.terms.intercept:
+    if design.intercept:
         reflector = householder(u)
         # (I − vvᵀ)K(I − vvᵀ) by the two outer products that it takes.
         Kv = matmul(K, reflector)
@@ -158,3 +165,30 @@ def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
         weights=valid,
     )
     return form, K
+
+
+class Levelled(NamedTuple):
+    """The targets of a large problem as its solver takes them, the level taken off, and what is wrong with the rest."""
+
+    y: Float[Array, "n t"]  # NaN where kernel or weights are not usable
+    level: Float[Array, " t"]
+    checks: tuple[tuple[Any, Bool[Array, ""]], ...]
+
+    def coded(self, result: Any) -> Any:
+        """``result`` (k, t) with the codes of what is wrong."""
+        for failure, good in self.checks:
+            result = override(failure, jnp.broadcast_to(~good, result._value.shape), result)
+        return result
+
+
+def levelled(problem: KernelProblem) -> Levelled:
+    """y from `from_level`, with NaN for a kernel that is not finite and for weights that cannot be."""
+    weights, diagonal = problem.weights, problem.kernel.diagonal(problem.points)
+    y, level = from_level(problem.y, weights, problem.intercept)
+    checks = [(RESULTS.nonfinite_kernel, jnp.all(jnp.isfinite(diagonal)))]
+    if weights is not None:
+        checks.append((RESULTS.nonfinite_input, jnp.all(jnp.isfinite(weights))))
+        checks.append((RESULTS.invalid_weights, ~jnp.any(weights < 0) & jnp.any(weights > 0)))
+    for _, good in checks:
+        y = poison(y, good)
+    return Levelled(y, level, tuple(checks))

@@ -24,26 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxridge.core.numbers import matmul, poison, safe_divide, safe_sqrt
+from jaxridge.core.numbers import poison
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
 
-__all__ = [
-    "RBF",
-    "ArcCosine",
-    "Cosine",
-    "Kernel",
-    "Laplace",
-    "Linear",
-    "Matern12",
-    "Matern32",
-    "Matern52",
-    "Pairwise",
-    "Periodic",
-    "Polynomial",
-    "Precomputed",
-    "RationalQuadratic",
-]
+__all__ = ["Kernel", "Pairwise", "Precomputed"]
 
 
 class Kernel(eqx.Module):
@@ -207,7 +192,7 @@ class Precomputed(Kernel):
         return jnp.diagonal(X)
 
 
-class _Scaled(Kernel):
+class Scaled(Kernel):
     """Kernels of vectors that are divided by a length scale first: a scalar, or one for each dimension (d,)."""
 
     scale: Array
@@ -234,113 +219,7 @@ class _Scaled(Kernel):
         return x / jnp.broadcast_to(scale, x.shape)
 
 
-class _OfProducts(_Scaled):
-    """Kernels of x·z, ‖x‖² and ‖z‖²."""
-
-    def of(self, product: Array) -> Array:
-        raise NotImplementedError
-
-    def __call__(self, x: Array, z: Array) -> Scalar:
-        return self.of(jnp.sum(self.units(x) * self.units(z)))
-
-    def matrix(self, X: Array, Z: Array | None = None) -> Array:
-        return self.of(_products(self.units(X), None if Z is None else self.units(Z)))
-
-
-def _products(X: Float[Array, "n d"], Z: Float[Array, "m d"] | None) -> Float[Array, "n m"]:
-    """xᵢ·zⱼ."""
-    if Z is None:
-        return matmul(X, X.T)
-    same_kind("Z", Z, "X", X)
-    return matmul(X, Z.T)
-
-
-class Linear(_OfProducts):
-    """Σⱼ xⱼzⱼ/ℓⱼ²: kernel ridge with it is ridge. Equals ``sklearn.metrics.pairwise.linear_kernel`` at ℓ = 1."""
-
-    def of(self, product: Array) -> Array:
-        return product
-
-
-class Polynomial(_OfProducts):
-    """(Σⱼ xⱼzⱼ/ℓⱼ² + c)^degree, with c = ``offset``.
-
-    Equals ``sklearn.metrics.pairwise.polynomial_kernel`` with gamma = 1/ℓ² and coef0 = c.
-    """
-
-    degree: int = eqx.field(static=True)
-    offset: Array
-
-    def __init__(self, degree: int = 3, offset: Any = 1.0, scale: Any = 1.0):
-        super().__init__(scale)
-        if not isinstance(degree, int) or degree < 1:
-            raise ValueError(f"degree is {degree!r}; a polynomial kernel needs a whole number from 1 on.")
-        self.degree, self.offset = degree, as_leaf("offset", offset)
-
-    def of(self, product: Array) -> Array:
-        return (product + self.offset.astype(product.dtype)) ** self.degree
-
-
-class _Stationary(_Scaled):
-    """Kernels of the squared distance u = Σⱼ (xⱼ − zⱼ)²/ℓⱼ², smooth enough in u to form it from products."""
-
-    def of(self, u: Array) -> Array:
-        raise NotImplementedError
-
-    def __call__(self, x: Array, z: Array) -> Scalar:
-        return self.of(jnp.sum(jnp.square(self.units(x) - self.units(z))))
-
-    def matrix(self, X: Array, Z: Array | None = None) -> Array:
-        return self.of(_squared_distances(self.units(X), None if Z is None else self.units(Z)))
-
-    def diagonal(self, X: Array) -> Array:
-        return self.of(jnp.sum(0.0 * self.units(X), axis=1))
-
-
-def _squared_distances(X: Float[Array, "n d"], Z: Float[Array, "m d"] | None) -> Float[Array, "n m"]:
-    """‖xᵢ − zⱼ‖² as ‖x‖² + ‖z‖² − 2x·z, about the mean of the points, where little cancels.
-
-    What rounding takes below 0 is 0 in value, but keeps its derivatives; a point's distance from itself is 0.
-    """
-    if Z is not None:
-        same_kind("Z", Z, "X", X)
-    centre = jax.lax.stop_gradient(jnp.mean(X if Z is None else Z, axis=0, keepdims=True))
-    X = X - centre
-    other = X if Z is None else Z - centre
-    sums = jnp.sum(jnp.square(X), axis=1)[:, None] + jnp.sum(jnp.square(other), axis=1)[None, :]
-    u = sums - 2.0 * matmul(X, other.T)
-    u = u + jax.lax.stop_gradient(jnp.maximum(u, 0.0) - u)
-    return jnp.where(jnp.eye(X.shape[0], dtype=bool), 0.0 * u, u) if Z is None else u
-
-
-class RBF(_Stationary):
-    """exp(−u/2), u = Σⱼ (xⱼ − zⱼ)²/ℓⱼ²: the Gaussian, or squared exponential.
-
-    Equals ``sklearn.gaussian_process.kernels.RBF(length_scale=scale)``, and ``rbf_kernel`` with gamma = 1/(2ℓ²).
-    """
-
-    def of(self, u: Array) -> Array:
-        return jnp.exp(-0.5 * u)
-
-
-class RationalQuadratic(_Stationary):
-    """(1 + u/(2α))^(−α): Gaussians of all length scales, α = ``mixture``.
-
-    Equals ``sklearn.gaussian_process.kernels.RationalQuadratic(length_scale=scale, alpha=mixture)``.
-    """
-
-    mixture: Array
-
-    def __init__(self, mixture: Any = 1.0, scale: Any = 1.0):
-        super().__init__(scale)
-        self.mixture = as_leaf("mixture", mixture)
-
-    def of(self, u: Array) -> Array:
-        alpha = self.mixture.astype(u.dtype)
-        return jnp.exp(-alpha * jnp.log1p(u / (2.0 * alpha)))
-
-
-def _with_slopes(value: Callable, slope: Callable, curvature: Callable) -> Callable:
+def with_slopes(value: Callable, slope: Callable, curvature: Callable) -> Callable:
     """``value``, whose first and second derivatives in its first argument are given as functions.
 
     At u = 0 automatic differentiation through √u gives NaN, or with a guard 0 for what is not 0.
@@ -357,157 +236,3 @@ def _with_slopes(value: Callable, slope: Callable, curvature: Callable) -> Calla
     first.defjvp(lambda u, du: (first(*u), curvature(*u) * du[0]))
     smooth.defjvp(lambda u, du: (smooth(*u), first(*u) * du[0]))
     return smooth
-
-
-def _decaying(polynomial: Callable[[Array], Array], factor: float) -> Callable[[Array], Array]:
-    """u ↦ polynomial(a) exp(−a) with a = √(factor·u)."""
-
-    def of(u: Array) -> Array:
-        a = safe_sqrt(factor * u)
-        return polynomial(a) * jnp.exp(-a)
-
-    return of
-
-
-# k″ of Matérn 3/2 is infinite at u = 0, where it is multiplied by distances: any finite number does.
-_matern32 = _with_slopes(
-    _decaying(lambda a: 1.0 + a, 3.0),
-    _decaying(lambda a: jnp.full_like(a, -1.5), 3.0),
-    _decaying(lambda a: safe_divide(jnp.full_like(a, 2.25), a), 3.0),
-)
-_matern52 = _with_slopes(
-    _decaying(lambda a: 1.0 + a + jnp.square(a) / 3.0, 5.0),
-    _decaying(lambda a: -(1.0 + a) * (5.0 / 6.0), 5.0),
-    _decaying(lambda a: jnp.full_like(a, 25.0 / 12.0), 5.0),
-)
-
-
-class Matern32(_Stationary):
-    """(1 + a) exp(−a), a = √(3u): paths with one derivative.
-
-    Equals ``sklearn.gaussian_process.kernels.Matern(length_scale=scale, nu=1.5)``.
-    """
-
-    def of(self, u: Array) -> Array:
-        return _matern32(u)
-
-
-class Matern52(_Stationary):
-    """(1 + a + a²/3) exp(−a), a = √(5u): paths with two derivatives.
-
-    Equals ``sklearn.gaussian_process.kernels.Matern(length_scale=scale, nu=2.5)``.
-    """
-
-    def of(self, u: Array) -> Array:
-        return _matern52(u)
-
-
-class _Kinked(_Scaled):
-    """Kernels with a kink where points coincide, where their derivative is defined as 0: by plain differences.
-
-    The product form of distances would lose a thousandth near duplicates in float32.
-    """
-
-    def of_difference(self, difference: Float[Array, " d"]) -> Scalar:
-        raise NotImplementedError
-
-    def __call__(self, x: Array, z: Array) -> Scalar:
-        return self.of_difference(self.units(x) - self.units(z))
-
-
-class Matern12(_Kinked):
-    """exp(−r), r = √u: the exponential, or Ornstein–Uhlenbeck kernel.
-
-    Equals ``sklearn.gaussian_process.kernels.Matern(length_scale=scale, nu=0.5)``.
-    """
-
-    def of_difference(self, difference: Array) -> Scalar:
-        return jnp.exp(-safe_sqrt(jnp.sum(jnp.square(difference))))
-
-
-class Laplace(_Kinked):
-    """exp(−Σⱼ |xⱼ − zⱼ|/ℓⱼ): the ℓ1 kernel. Equals ``sklearn.metrics.pairwise.laplacian_kernel``, gamma = 1/ℓ."""
-
-    def of_difference(self, difference: Array) -> Scalar:
-        # |x| has the derivative 1 at 0 for JAX.
-        size = jnp.where(difference == 0, 0.0, jnp.abs(jnp.where(difference == 0, 1.0, difference)))
-        return jnp.exp(-jnp.sum(size))
-
-
-class Periodic(_Scaled):
-    """exp(−2 Σⱼ sin²(π(xⱼ − zⱼ)/pⱼ)/ℓⱼ²), p = ``period``; smooth.
-
-    Equals ``sklearn.gaussian_process.kernels.ExpSineSquared`` in one dimension.
-    """
-
-    period: Array
-
-    def __init__(self, period: Any = 1.0, scale: Any = 1.0):
-        super().__init__(scale)
-        self.period = as_leaf("period", period)
-
-    def __call__(self, x: Array, z: Array) -> Scalar:
-        period = jnp.broadcast_to(poison(self.period, self.period > 0).astype(x.dtype), x.shape)
-        return jnp.exp(-2.0 * jnp.sum(jnp.square(self.units(jnp.sin(jnp.pi * (x - z) / period)))))
-
-
-def _direction(x: Float[Array, " d"]) -> tuple[Array, Array]:
-    """x/‖x‖ and ‖x‖; the zero vector has no direction."""
-    length = safe_sqrt(jnp.sum(jnp.square(x)))
-    return safe_divide(x, jnp.broadcast_to(length, x.shape)), length
-
-
-class Cosine(_Scaled):
-    """x·z/(‖x‖‖z‖), and 0 for a zero vector. Equals ``sklearn.metrics.pairwise.cosine_similarity``."""
-
-    def __call__(self, x: Array, z: Array) -> Scalar:
-        return jnp.sum(_direction(self.units(x))[0] * _direction(self.units(z))[0])
-
-    def matrix(self, X: Array, Z: Array | None = None) -> Array:
-        unit = jax.vmap(lambda x: _direction(self.units(x))[0])
-        return _products(unit(X), None if Z is None else unit(Z))
-
-
-def _angle(w: Array, v: Array) -> Array:
-    """θ from w = sin²(θ/2) and v = cos²(θ/2), each to full precision."""
-    return 2.0 * jnp.arctan2(safe_sqrt(w), safe_sqrt(v))
-
-
-def _slope_of_angle(w: Array, v: Array) -> Array:
-    """dθ/dw = 1/√(wv), 0 at the kink."""
-    product = safe_sqrt(w * v)
-    return safe_divide(jnp.ones_like(product), product)
-
-
-_arc0 = _with_slopes(
-    lambda w, v: 1.0 - _angle(w, v) / jnp.pi,
-    lambda w, v: -_slope_of_angle(w, v) / jnp.pi,
-    lambda w, v: 0.5 * (v - w) * _slope_of_angle(w, v) ** 3 / jnp.pi,
-)
-_arc1 = _with_slopes(
-    lambda w, v: (jnp.sin(_angle(w, v)) + (jnp.pi - _angle(w, v)) * (v - w)) / jnp.pi,
-    lambda w, v: -2.0 * (1.0 - _angle(w, v) / jnp.pi),
-    lambda w, v: 2.0 * _slope_of_angle(w, v) / jnp.pi,
-)
-
-
-class ArcCosine(_Scaled):
-    """The kernel of an infinitely wide layer: ‖x‖‖z‖ (sin θ + (π − θ) cos θ)/π for ReLU units, order 1.
-
-    Order 0, 1 − θ/π, is that of step units; θ is the angle between x and z. Sums and products of both, as in
-    ``ArcCosine(1) + Linear() * ArcCosine(0)``, make neural tangent kernels.
-    Cho and Saul (2009), NeurIPS 22, equation 6.
-    """
-
-    order: int = eqx.field(static=True)
-
-    def __init__(self, order: int = 1, scale: Any = 1.0):
-        super().__init__(scale)
-        if order not in (0, 1):
-            raise ValueError(f"order is {order!r}; arc-cosine kernels of order 0 and 1 are here.")
-        self.order = order
-
-    def __call__(self, x: Array, z: Array) -> Scalar:
-        (x, x_length), (z, z_length) = _direction(self.units(x)), _direction(self.units(z))
-        w, v = 0.25 * jnp.sum(jnp.square(x - z)), 0.25 * jnp.sum(jnp.square(x + z))
-        return _arc0(w, v) if self.order == 0 else x_length * z_length * _arc1(w, v)

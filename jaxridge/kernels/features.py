@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
-from jaxridge.core.implicit import still
+from jaxridge.core.checks import as_key, as_points
+from jaxridge.core.implicit import frozen
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.rows import count, map_rows, sum_rows, take
 from jaxridge.core.types import Array, Bool, Float
-from jaxridge.kernels.base import RBF, Kernel, Laplace, Matern12, Matern32, Matern52
-from jaxridge.linalg.conjugate_gradients import Pivots, pivoted_cholesky
-from jaxridge.linear.design import as_key, as_points
+from jaxridge.kernels.base import Kernel
+from jaxridge.kernels.stationary import RBF, Laplace, Matern12, Matern32, Matern52
+from jaxridge.linalg.pivoted_cholesky import Pivots, pivoted_cholesky
 
 __all__ = [
     "FourierFeatures",
@@ -81,7 +82,7 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
 def nystroem(
     kernel: Kernel, points: Any, rank: int, *, key: Array, weights: Float[Array, " n"] | None = None
 ) -> NystroemFeatures:
-    """Nyström features at centres that randomly pivoted Cholesky takes from the points; see `krylov.pivoted_cholesky`.
+    """Nyström features at centres that randomly pivoted Cholesky takes from the points; see `linalg.pivoted_cholesky`.
 
     Args:
         points: n of them. rank: centres, n at most. weights: points of weight 0 are not taken.
@@ -97,13 +98,13 @@ def nystroem(
     (50, 12) True
     """
     points = as_points("points", points)
-    frozen, seen = still((kernel, points))
-    diagonal = frozen.diagonal(seen)
+    still_kernel, still_points = frozen((kernel, points))
+    diagonal = still_kernel.diagonal(still_points)
     if weights is not None:
         diagonal = jnp.where(weights > 0, diagonal, 0.0)
 
     def columns(i: Array) -> Array:
-        return map_rows(lambda rows: frozen.matrix(rows, take(seen, i)), seen, TALL)
+        return map_rows(lambda rows: still_kernel.matrix(rows, take(still_points, i)), still_points, TALL)
 
     return _at(kernel, points, pivoted_cholesky(diagonal, columns, rank, key))
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import attach, still
+from jaxridge.core.implicit import derived, frozen
 from jaxridge.core.numbers import matmul
 from jaxridge.core.rows import blocks, map_rows, take
 from jaxridge.core.types import Array, Float
@@ -29,8 +29,8 @@ class KernelProduct(eqx.Module):
         """Evaluate and keep K, or not."""
         fixed = None
         if stored:
-            frozen, seen = still((kernel, points))
-            rows = jax.lax.map(lambda rows: frozen.matrix(rows, seen), blocks(seen, block)[0])
+            still_kernel, still_points = frozen((kernel, points))
+            rows = jax.lax.map(lambda rows: still_kernel.matrix(rows, still_points), blocks(still_points, block)[0])
             fixed = rows.reshape(-1, rows.shape[2])
         return cls(kernel, points, fixed, block)
 
@@ -45,7 +45,7 @@ class KernelProduct(eqx.Module):
             kernel, points = eqx.combine(arrays, static)
             return map_rows(lambda rows: matmul(kernel.matrix(rows, points), V), points, self.block)
 
-        return attach(value, live)(arrays, self.K, V)
+        return derived(value, live)(arrays, self.K, V)
 
 
 def _by_halves(kernel: Any, points: Any, V: Float[Array, "n c"], block: int) -> Float[Array, "n c"]:

@@ -19,7 +19,16 @@ import jax.numpy as jnp
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 
-__all__ = ["Bidiagonal", "Projected", "Run", "bidiagonalise", "quadrature", "relative_error_bound", "residual_share"]
+__all__ = [
+    "Bidiagonal",
+    "Projected",
+    "Run",
+    "bidiagonalise",
+    "largest_singular_value",
+    "quadrature",
+    "relative_error_bound",
+    "residual_share",
+]
 
 Map = Callable[[Float[Array, " n"]], Float[Array, " m"]]
 # Steps between two looks at the errors.
@@ -201,7 +210,7 @@ def bidiagonalise(
     Golub and Kahan (1965), SIAM J. Numer. Anal. 2, 205.
 
     >>> import jax.numpy as jnp
-    >>> from jaxridge import golub_kahan
+    >>> from jaxridge.linalg import golub_kahan
     >>> A = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
     >>> run = golub_kahan.bidiagonalise(lambda x: A @ x, lambda y: A.T @ y, jnp.ones(3), 3, jnp.array([1.0]))
     >>> print(run.bidiagonal.steps, run.steps)
@@ -271,6 +280,12 @@ def quadrature(
         return jax.lax.while_loop(more, lambda state: step(state, apply, adjoint, False), state)
 
     return jax.lax.while_loop(unfinished, some, start(adjoint, z, n, budget, keep=False))
+
+
+def largest_singular_value(apply: Map, adjoint: Map, z: Float[Array, " m"], n: int, steps: int = 10) -> Scalar:
+    """To a few digits, by that many steps from z."""
+    state = quadrature(apply, adjoint, z, n, steps, jnp.zeros(1, z.dtype), 0.0)
+    return jnp.max(jnp.linalg.svd(state.matrix(), compute_uv=False), initial=0.0) * state.unit
 
 
 class Projected(eqx.Module):

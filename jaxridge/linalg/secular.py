@@ -23,7 +23,7 @@ def find_root(
 
     ``fn(low)`` and ``fn(high)`` must differ in sign in each element; where they do not, or where ``fn`` is
     NaN, what comes back lies in the bracket and is no root. ``sign_low`` is the sign of fn(low) where that is known.
-    All elements step together. The result is not differentiable: give it to ``implicit_root``.
+    All elements step together. The result is not differentiable: give it to `implicit.root`.
     """
     eps = jnp.finfo(low.dtype).eps
     sign_low = jnp.sign(fn(low)[0]) if sign_low is None else sign_low

@@ -1,1 +1,20 @@
 """Ridge regression on a matrix of features: the verbs, the factorisations behind them, and rows that stream."""
+
+from jaxridge.linear import design, spectrum, stream
+from jaxridge.linear.fit import Fit
+from jaxridge.linear.ridge import ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path, ridge_score
+from jaxridge.linear.spectrum import Spectrum
+
+__all__ = [
+    "Fit",
+    "Spectrum",
+    "design",
+    "ridge",
+    "ridge_ball",
+    "ridge_cv",
+    "ridge_fraction",
+    "ridge_path",
+    "ridge_score",
+    "spectrum",
+    "stream",
+]

@@ -6,59 +6,96 @@ cheaper than one eigendecomposition, so it loses as soon as a grid is longer tha
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from jaxridge.core.implicit import attach
+from jaxridge.core.factored import Solver
+from jaxridge.core.implicit import derived
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Float, Lam
-from jaxridge.linear.design import Design, StandardForm, standard_form
+from jaxridge.linear.design import Design
+from jaxridge.linear.fit import LinearFactored, span_of
+from jaxridge.linear.standard_form import StandardForm, standard_form
 
 
-class Cholesky(eqx.Module):
+class Cholesky(LinearFactored):
     """What `jaxridge.linear.spectrum.Spectrum` is to the accurate route, without a decomposition that all λ share.
 
-    It has ``coef``, ``rss``, ``dof``, ``residual_dof``, ``squared_norm`` and ``result``, with derivatives of
-    every order. Leverages need a spectrum, and asking for them says so.
+    Its exits have derivatives of every order. Leverages and determinants need a spectrum, and asking for them says so.
     """
 
-    design: Design
+    problem: Design
     form: StandardForm
     gram: Float[Array, "m m"]
 
-    def coef(self, lam: Lam) -> Float[Array, "a t"]:
+    @property
+    def missing(self) -> str:
+        return "needs a spectrum, which from_cholesky does not make; use from_gram or from_design"
+
+    def span(self) -> tuple[Array, Array]:
+        """From the eigenvalues of the Gram matrix, those above rounding."""
+        e = jnp.linalg.eigvalsh(jax.lax.stop_gradient(self.gram))[::-1]
+        floor = max(*self.form.X.shape, 1) * jnp.finfo(e.dtype).eps * jnp.max(e, initial=0.0)
+        return span_of(jnp.sqrt(jnp.where(e > floor, e, 0.0)) / self.form.scale)
+
+    def _lower(self, lam: Float[Array, " c"]) -> Float[Array, "c m m"]:
+        """The Cholesky factors at each λ, NaN where there is none."""
+        damping = poison(lam, lam >= 0) * self.form.scale * self.form.scale
+        eye = jnp.eye(self.gram.shape[0], dtype=lam.dtype)
+        return jax.vmap(lambda mu: jnp.linalg.cholesky(self.gram + mu * eye, symmetrize_input=False))(damping)
+
+    def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]."""
-        return _coef(self, lam)
+        form, lam, wide = self.form, jnp.atleast_1d(lam), self.problem.wide
+        L = self._lower(lam)
+        rhs = form.y if wide else matmul(form.X.T, form.y)
+        if lam.shape[0] == 1:
+            solved = cho_solve((L[0], True), rhs)
+        else:
+            solved = jax.vmap(lambda L, b: cho_solve((L, True), b), (0, 1), 1)(L, rhs)
+        w = form.unit[:, None] * (matmul(form.X.T, solved) if wide else solved)
+        free = matmul(form.free_to_coef, form.free_y) - matmul(form.centre, w)
+        return jnp.concatenate([w, free]) * form.y_scale[None, :]
 
-    def rss(self, lam: Lam) -> Float[Array, " t"]:
-        """Weighted residual sum of squares."""
-        residual = self.design.y - self.design.product(self.coef(lam))
-        return jnp.sum(self.design.weigh(jnp.square(residual)), axis=0)
+    def _coef_live(self, lam: Lam) -> Float[Array, "a t"]:
+        problem = self.problem
+        return _live_solve(self, lam, problem.adjoint(problem.weigh(problem.y)))
 
-    def dof(self, lam: Lam) -> Lam:
-        """Effective degrees of freedom."""
-        return _dof(self, lam)
+    coef = derived(_coef, _coef_live)
 
-    dof_or_nan = dof
+    def _dof(self, lam: Lam) -> Lam:
+        """q + m − λ' tr(Gram + λ')⁻¹, by the inverse triangle: its squared norm is that trace."""
+        form, m = self.form, self.gram.shape[0]
+        shape, lam = jnp.shape(lam), jnp.atleast_1d(lam)
+        eye = jnp.eye(m, dtype=lam.dtype)
 
-    def residual_dof(self, lam: Lam) -> Lam:
-        """n − dof."""
-        return self.design.rows() - self.dof(lam)
+        def one(L: Array, mu: Array) -> Array:
+            return m - mu * jnp.sum(jnp.square(solve_triangular(L, eye, lower=True)))
 
-    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
-        """Σⱼ pⱼ wⱼ²."""
-        d = self.design.X.shape[1]
-        return jnp.sum(self.design.penalty[:, None] * jnp.square(self.coef(lam)[:d]), axis=0)
+        dof = jax.vmap(one)(self._lower(lam), lam * form.scale * form.scale)
+        return (dof + form.free_to_coef.shape[0]).reshape(shape)
+
+    def _dof_live(self, lam: Lam) -> Lam:
+        problem = self.problem
+        A = jnp.concatenate([problem.X, problem.Z], axis=1)
+
+        def one(lam: Array) -> Array:
+            if problem.wide:
+                return jnp.sum(_live_solve(self, lam, A.T).T * problem.weigh(A))
+            return A.shape[1] - lam * jnp.trace(_live_solve(self, lam, jnp.diag(problem.padded_penalty()[:, 0])))
+
+        return jax.vmap(one)(jnp.atleast_1d(lam)).reshape(jnp.shape(lam))
+
+    dof = derived(_dof, _dof_live)
 
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target."""
         checks, lam = self.form.checks, jnp.atleast_1d(lam)
-        coef = jax.lax.stop_gradient(_coef_value(self, lam))
+        coef = jax.lax.stop_gradient(self._coef(lam))
         # The Gram matrix is known to eps·trace, so a smaller pivot is rounding.
-        pivots = jnp.diagonal(_lower(self, jax.lax.stop_gradient(lam)), axis1=1, axis2=2)
+        pivots = jnp.diagonal(self._lower(jax.lax.stop_gradient(lam)), axis1=1, axis2=2)
         floor = self.gram.shape[0] * jnp.finfo(lam.dtype).eps * jnp.max(jnp.square(pivots), axis=1, initial=0.0)
         lost = ~jnp.all(jnp.square(pivots) > floor[:, None], axis=1)
         return first_failure(
@@ -69,75 +106,33 @@ class Cholesky(eqx.Module):
             (~(lam >= 0), RESULTS.invalid_lam),
             (lost, RESULTS.unresolved),
             (~jnp.all(jnp.isfinite(coef), axis=0), RESULTS.overflow),
-            shape=(self.design.y.shape[1],),
+            shape=(self.problem.y.shape[1],),
         )
 
-    def without_rows(self) -> "Cholesky":
-        """Itself: the rows are what the problem is made of."""
-        return self
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("factor", "residual", "one_minus_leverage", "loo_residual", "logdet", "singular_values", "exact"):
-            raise ValueError(
-                f"{name} needs a spectrum, which from_cholesky does not make; use from_gram or from_design."
-            )
-        raise AttributeError(name)
-
-
-def from_cholesky(design: Design) -> Cholesky:
-    """Solve at each λ by a Cholesky factorisation of the Gram matrix: for one λ, or very few.
-
-    About five times cheaper than `from_gram` at one λ, and as accurate: to the condition of X squared. Under
-    ``vmap`` over λ it factorises once for each, so take `from_gram` or `from_design` there.
-    """
-    form = jax.lax.stop_gradient(standard_form(design))
-    gram = matmul(form.X, form.X.T) if design.wide else matmul(form.X.T, form.X)
-    return Cholesky(design, form, gram)
-
-
-def _lower(problem: Cholesky, lam: Float[Array, " c"]) -> Float[Array, "c m m"]:
-    """The Cholesky factors at each λ, NaN where there is none."""
-    damping = poison(lam, lam >= 0) * problem.form.scale * problem.form.scale
-    eye = jnp.eye(problem.gram.shape[0], dtype=lam.dtype)
-    return jax.vmap(lambda mu: jnp.linalg.cholesky(problem.gram + mu * eye, symmetrize_input=False))(damping)
-
-
-def _solve(problem: Cholesky, lam: Float[Array, " c"], b: Float[Array, "d t"]) -> Float[Array, "d t"]:
+def _solve(factored: Cholesky, lam: Float[Array, " c"], b: Float[Array, "d t"]) -> Float[Array, "d t"]:
     """(X̂ᵀX̂ + λ'I)⁻¹ b; λ is common to the columns of b, or one for each."""
-    X = problem.form.X
+    X = factored.form.X
 
     def one(L: Array, mu: Array, b: Array) -> Array:
-        if problem.design.wide:
+        if factored.problem.wide:
             return (b - matmul(X.T, cho_solve((L, True), matmul(X, b)))) / mu
         return cho_solve((L, True), b)
 
-    L, mu = _lower(problem, lam), lam * problem.form.scale * problem.form.scale
+    L, mu = factored._lower(lam), lam * factored.form.scale * factored.form.scale
     if lam.shape[0] == 1:
         return one(L[0], mu[0], b)
     return jax.vmap(lambda L, mu, b: one(L, mu, b[:, None])[:, 0], (0, 0, 1), 1)(L, mu, b)
 
 
-def _coef_value(problem: Cholesky, lam: Lam) -> Float[Array, "a t"]:
-    form, lam = problem.form, jnp.atleast_1d(lam)
-    L = _lower(problem, lam)
-    rhs = form.y if problem.design.wide else matmul(form.X.T, form.y)
-    if lam.shape[0] == 1:
-        solved = cho_solve((L[0], True), rhs)
-    else:
-        solved = jax.vmap(lambda L, b: cho_solve((L, True), b), (0, 1), 1)(L, rhs)
-    w = form.unit[:, None] * (matmul(form.X.T, solved) if problem.design.wide else solved)
-    free = matmul(form.free_to_coef, form.free_y) - matmul(form.centre, w)
-    return jnp.concatenate([w, free]) * form.y_scale[None, :]
-
-
-def _live_solve(problem: Cholesky, lam: Lam, b: Float[Array, "a t"]) -> Float[Array, "a t"]:
+def _live_solve(factored: Cholesky, lam: Lam, b: Float[Array, "a t"]) -> Float[Array, "a t"]:
     """(AᵀωA + λP)⁻¹ b with A = [X Z], live, by the frozen Cholesky factors."""
-    design, lam = problem.design, jnp.atleast_1d(lam)
-    still, still_lam = jax.lax.stop_gradient((problem, lam))
-    form, d = still.form, design.X.shape[1]
+    problem, lam = factored.problem, jnp.atleast_1d(lam)
+    still, still_lam = jax.lax.stop_gradient((factored, lam))
+    form, d = still.form, problem.X.shape[1]
 
     def product(w: Array) -> Array:
-        return design.adjoint(design.weigh(design.product(w))) + lam[None, :] * (design.padded_penalty() * w)
+        return problem.adjoint(problem.weigh(problem.product(w))) + lam[None, :] * (problem.padded_penalty() * w)
 
     def solve(_: Any, b: Array) -> Array:
         inner = form.unit[:, None] * (b[:d] - matmul(form.centre.T, b[d:]))
@@ -148,35 +143,18 @@ def _live_solve(problem: Cholesky, lam: Lam, b: Float[Array, "a t"]) -> Float[Ar
     return jax.lax.custom_linear_solve(product, b, solve, symmetric=True)
 
 
-def _coef_live(problem: Cholesky, lam: Lam) -> Array:
-    design = problem.design
-    return _live_solve(problem, lam, design.adjoint(design.weigh(design.y)))
+class FromCholesky(Solver):
+    """Solve at each λ by a Cholesky factorisation of the Gram matrix: for one λ, or very few.
+
+    About five times cheaper than `from_gram` at one λ, and as accurate: to the condition of X squared. Under
+    ``vmap`` over λ it factorises once for each, so take `from_gram` or `from_design` there.
+    """
+
+    takes = Design
+
+    def factor(self, problem: Design, lams: Any = None) -> Cholesky:
+        form = jax.lax.stop_gradient(standard_form(problem))
+        return Cholesky(problem, form, matmul(form.X, form.X.T) if problem.wide else matmul(form.X.T, form.X))
 
 
-def _dof_value(problem: Cholesky, lam: Lam) -> Lam:
-    """q + m − λ' tr(Gram + λ')⁻¹, by the inverse triangle: its squared norm is that trace."""
-    form, m = problem.form, problem.gram.shape[0]
-    shape, lam = jnp.shape(lam), jnp.atleast_1d(lam)
-    eye = jnp.eye(m, dtype=lam.dtype)
-
-    def one(L: Array, mu: Array) -> Array:
-        return m - mu * jnp.sum(jnp.square(solve_triangular(L, eye, lower=True)))
-
-    dof = jax.vmap(one)(_lower(problem, lam), lam * form.scale * form.scale)
-    return (dof + form.free_to_coef.shape[0]).reshape(shape)
-
-
-def _dof_live(problem: Cholesky, lam: Lam) -> Lam:
-    design = problem.design
-    A = jnp.concatenate([design.X, design.Z], axis=1)
-
-    def one(lam: Array) -> Array:
-        if design.wide:
-            return jnp.sum(_live_solve(problem, lam, A.T).T * design.weigh(A))
-        return A.shape[1] - lam * jnp.trace(_live_solve(problem, lam, jnp.diag(design.padded_penalty()[:, 0])))
-
-    return jax.vmap(one)(jnp.atleast_1d(lam)).reshape(jnp.shape(lam))
-
-
-_coef = attach(_coef_value, _coef_live)
-_dof = attach(_dof_value, _dof_live)
+from_cholesky = FromCholesky()

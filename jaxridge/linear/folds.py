@@ -11,23 +11,16 @@ from functools import lru_cache
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxridge.core.implicit import attach
+from jaxridge.core.implicit import derived
 from jaxridge.core.numbers import cutoff, matmul, poison, safe_divide
-from jaxridge.core.types import Array, Float, Int, Lam
+from jaxridge.core.types import Array, Float, Lam
 from jaxridge.linear import carrier
 from jaxridge.linear.design import Design
-from jaxridge.linear.spectrum import Spectrum, from_design
-
-
-class Partition(eqx.Module):
-    """Row numbers of the folds; n stands for no row, so that all folds have one length."""
-
-    train: Int[Array, "f p"]
-    test: Int[Array, "f v"]
-    disjoint: bool = eqx.field(static=True)  # every row is held out once: triangles can be merged
-    ragged: bool = eqx.field(static=True)
+from jaxridge.linear.fit import LinearFactored
+from jaxridge.linear.standard_form import standard_form
+from jaxridge.linear.svd import Factor, svd
+from jaxridge.select.partition import Partition, mean_losses, take_rows
 
 
 class Folds(eqx.Module):
@@ -42,52 +35,16 @@ class Folds(eqx.Module):
     scale: Float[Array, ""]
     y_scale: Float[Array, " t"]
 
+    def losses(
+        self, factored: LinearFactored, lam: Lam, loss: Callable[[Array], Array], frozen: bool
+    ) -> Float[Array, "f t"]:
+        """Mean held-out loss of each fold at λ.
 
-def partition(
-    n: int,
-    folds: int,
-    key: Array | None,
-    labels: tuple[int, ...] | None,
-    splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None,
-) -> Partition:
-    """Which rows each fold holds out: consecutive blocks, shuffled, by label, or as given."""
-    if splits is not None:
-        rows = np.array([i for pair in splits for part in pair for i in part])
-        if not splits or any(not len(train) or not len(test) for train, test in splits):
-            raise ValueError("splits: every pair needs at least one training row and one test row.")
-        if rows.min() < 0 or rows.max() >= n:
-            raise ValueError(f"splits: row numbers go from {rows.min()} to {rows.max()}; X has rows 0 to {n - 1}.")
-        return _padded([np.array(train) for train, _ in splits], [np.array(test) for _, test in splits], n, False)
-    if labels is not None:
-        if len(labels) != n:
-            raise ValueError(f"labels has {len(labels)} entries; one for each of the {n} rows of X is needed.")
-        where = np.array(labels)
-        blocks = [np.flatnonzero(where == label) for label in range(where.max() + 1)]
-    else:
-        if folds > n:
-            raise ValueError(f"folds is {folds}, but X has only {n} rows.")
-        blocks = np.array_split(np.arange(n), folds)
-    if len(blocks) < 2:
-        raise ValueError("labels name one group only; at least 2 folds are needed.")
-    result = _padded([np.setdiff1d(np.arange(n), block) for block in blocks], blocks, n, True)
-    if key is None:
-        return result
-    order = jnp.append(jax.random.permutation(key, n), n)
-    return Partition(order[result.train], order[result.test], True, result.ragged)
-
-
-def _padded(train: list[np.ndarray], test: list[np.ndarray], n: int, disjoint: bool) -> Partition:
-    def pad(blocks: list[np.ndarray]) -> np.ndarray:
-        longest = max(len(block) for block in blocks)
-        return np.stack([np.pad(block, (0, longest - len(block)), constant_values=n) for block in blocks])
-
-    ragged = len({len(block) for block in train}) > 1
-    return Partition(jnp.asarray(pad(train)), jnp.asarray(pad(test)), disjoint, ragged)
-
-
-def take_rows(x: Array, rows: Int[Array, "*f p"]) -> Array:
-    """Rows of x; zeros where there is no row."""
-    return jnp.take(x, rows, axis=0, mode="fill", fill_value=0)
+        The derivative is that of the fits to each fold's own rows, factored for it; ``frozen`` leaves it out, for
+        searches over λ alone.
+        """
+        value, live = _held_out(loss)
+        return value(self, factored.problem, lam) if frozen else live(self, factored.problem, lam)
 
 
 def _triangle(A: Float[Array, "p m"], y: Float[Array, "p t"]) -> tuple[Float[Array, "m m"], Float[Array, "m t"]]:
@@ -114,12 +71,9 @@ def _complements(blocks: tuple[Array, Array]) -> tuple[Array, Array]:
     return jax.lax.map(lambda pair: _merge(*pair), (before, after))
 
 
-def fold_factors(spectrum: Spectrum, folds: Partition) -> Folds:
+def fold_factors(problem: Design, factor: Factor, folds: Partition) -> Folds:
     """Factor the complement of every fold from the rows of the full factor."""
-    if spectrum.factor.U is None:
-        raise ValueError("kfold needs the rows of X, which this spectrum does not keep; use gcv.")
-    factor, q = spectrum.factor, spectrum.design.Z.shape[1]
-    m = factor.s.shape[0]
+    q, m = problem.free, factor.s.shape[0]
     # Unpenalised directions first, so that the triangle eliminates them before the penalised ones.
     B = jnp.roll(factor.U * factor.s[None, :], q, axis=1)
     y = factor.y_perp + matmul(factor.U, factor.z)
@@ -140,12 +94,6 @@ def fold_factors(spectrum: Spectrum, folds: Partition) -> Folds:
 
     base, E, s, z = jax.lax.map(lambda args: one(*args), (R, c, folds.test))
     return Folds(folds, base, E, s, z, take_rows(root, folds.test), factor.scale, factor.y_scale)
-
-
-def mean_losses(e: Array, weights: Array, loss: Callable[[Array], Array]) -> Array:
-    """Weighted mean loss over the rows of one fold; no row has weight 0."""
-    weighted = jnp.where(weights[:, None] > 0, weights[:, None] * loss(e), 0.0)
-    return jnp.sum(weighted, axis=0) / jnp.sum(weights)
 
 
 @lru_cache
@@ -169,32 +117,20 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
         def one(rows: tuple[Array, Array]) -> Array:
             train, test = rows
             part = Design(
-                take_rows(design.X, train),
-                take_rows(design.Z, train),
-                take_rows(design.y, train),
-                None if plain else take_rows(weights, train),
-                design.penalty,
-                design.terms,
+                X=take_rows(design.X, train),
+                Z=take_rows(design.Z, train),
+                y=take_rows(design.y, train),
+                weights=None if plain else take_rows(weights, train),
+                penalty=design.penalty,
+                terms=design.terms,
             )
-            _, w = carrier.solution(part, from_design(part).factor, lam)
+            _, w = carrier.solution(part, jax.lax.stop_gradient(svd(standard_form(part))), lam)
             d = design.X.shape[1]
             predicted = matmul(take_rows(design.X, test), w[:d]) + matmul(take_rows(design.Z, test), w[d:])
             return take_rows(design.y, test) - predicted
 
-        # The loss is the user's, and may have a rule of its own, which a loop would lose (see `one_by_one`).
+        # The loss is the user's, and may have a rule of its own, which a loop would lose (see `map_with_rules`).
         e = jax.lax.map(one, (folds.partition.train, folds.partition.test))
         return jax.vmap(lambda e, test: mean_losses(e, take_rows(weights, test), loss))(e, folds.partition.test)
 
-    return value, attach(value, live)
-
-
-def held_out(
-    folds: Folds, design: Design, lam: Lam, loss: Callable[[Array], Array], still: bool = False
-) -> Float[Array, "f t"]:
-    """Mean held-out loss of each fold at λ.
-
-    The derivative is that of the fits to each fold's own rows, factored for it; ``still`` leaves it out, for
-    searches over λ alone.
-    """
-    value, live = _held_out(loss)
-    return value(folds, design, lam) if still else live(folds, design, lam)
+    return value, derived(value, live)

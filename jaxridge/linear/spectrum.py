@@ -20,40 +20,25 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import attach
+from jaxridge.core import plan
+from jaxridge.core.factored import Solver
+from jaxridge.core.implicit import derived
 from jaxridge.core.numbers import exponent, log2, matmul, poison, power_of_two, safe_divide, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam
-from jaxridge.inverse.diagonal import DiagonalSpectrum, from_diagonal
-from jaxridge.kernel_methods.spectrum import (
-    KernelSpectrum,
-    from_kernel,
-    from_kernel_cholesky,
-    from_kernel_mixed,
-    from_kernel_tridiagonal,
-)
-from jaxridge.linear import carrier, svd
+from jaxridge.linear import carrier, leverage
+from jaxridge.linear.carrier import complement, damping_of
 from jaxridge.linear.cholesky import from_cholesky
-from jaxridge.linear.design import Beyond, Design, make_design, standard_form
-from jaxridge.linear.svd import Factor
+from jaxridge.linear.design import Beyond, Design, make_design
+from jaxridge.linear.fit import LinearFactored, span_of
+from jaxridge.linear.folds import Folds, fold_factors
+from jaxridge.linear.standard_form import standard_form
+from jaxridge.linear.svd import Factor, gram, svd
 
-__all__ = [
-    "DiagonalSpectrum",
-    "KernelSpectrum",
-    "Spectrum",
-    "from_cholesky",
-    "from_design",
-    "from_diagonal",
-    "from_gram",
-    "from_kernel",
-    "from_kernel_cholesky",
-    "from_kernel_mixed",
-    "from_kernel_tridiagonal",
-    "from_triangle",
-]
+__all__ = ["Spectrum", "from_cholesky", "from_design", "from_gram", "from_triangle"]
 
 
-class Spectrum(eqx.Module):
+class Spectrum(LinearFactored):
     """A factored ridge problem. Every method takes one λ, or one for each target, ``(t,)``; ``vmap`` the grid.
 
     Coefficients, residuals, norms and their sums can be differentiated to every order in X, y, λ, weights and
@@ -62,13 +47,17 @@ class Spectrum(eqx.Module):
     solve with a column for each feature, at each λ that is differentiated.
     """
 
-    design: Design
+    problem: Design
     factor: Factor
     twice: bool = eqx.field(static=True, default=False)
 
+    @property
+    def missing(self) -> str:
+        return "needs the rows of X, which this spectrum does not keep; use rss, dof or gcv"
+
     def exact(self) -> "Spectrum":
         """The same spectrum, with derivatives of every order for the leverages and ``dof`` too."""
-        return Spectrum(self.design, self.factor, twice=True)
+        return Spectrum(self.problem, self.factor, twice=True)
 
     def without_rows(self) -> "Spectrum":
         """The same spectrum without its arrays of a row per observation: smaller, no leverages."""
@@ -77,29 +66,86 @@ class Spectrum(eqx.Module):
     @property
     def singular_values(self) -> Float[Array, " r"]:
         """Singular values of the standard form in the user's units, largest first; 0 below the cut-off."""
-        kept = self.factor.mask.shape[0] - self.design.Z.shape[1]
+        kept = self.factor.mask.shape[0] - self.problem.free
         return self.factor.s[:kept] / self.factor.scale
 
-    def coef(self, lam: Lam) -> Float[Array, "a t"]:
-        """Coefficients of [X Z]: T (s/(s²+λ'β) z)."""
-        return _coef(self, lam)
+    def span(self) -> tuple[Array, Array]:
+        return span_of(self.singular_values)
 
-    def residual(self, lam: Lam) -> Float[Array, "n t"]:
+    def fold(self, partition: Any) -> Folds:
+        return fold_factors(self.problem, self._with_rows("kfold").factor, partition)
+
+    # Coefficients and residuals: values from the frozen factor, derivatives from the carrier.
+
+    def _solution(self, lam: Lam) -> tuple[Array, Array]:
+        """Residuals and coefficients, live; a spectrum without rows is factored once more for it."""
+        factor = self.factor if self.factor.has_rows else svd(standard_form(self.problem))
+        return carrier.solution(self.problem, factor, _checked(lam))
+
+    def _coef(self, lam: Lam) -> Float[Array, "a t"]:
+        """Coefficients of [X Z]: T (s/(s²+λ'β) z), the penalised ones, then what they leave to the others.
+
+        Sizes are kept apart as exponents, so that only an answer beyond the range of the dtype leaves it: λ = 1e300
+        on data of size 1e-150 gives Xᵀy/λ although λ' is beyond. s/(s²+λ') = 2^-h s/(s² 2^-h + λ' 2^-h), h the size
+        of λ'.
+        """
+        factor = self.factor
+        r = factor.V.shape[1]
+        s, z, lam = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
+        of_X, of_y, of_lam = log2(factor.scale), log2(factor.y_scale)[None, :], log2(lam)
+        of_damping, least = of_lam + 2 * of_X, jnp.finfo(s.dtype).minexp
+        size = jnp.where((lam > 0) & jnp.isfinite(lam), jnp.maximum(of_damping, 0), 0)
+        damping = (lam * power_of_two(-of_lam, s.dtype)) * power_of_two(jnp.clip(of_damping, least, 0), s.dtype)
+        damped = safe_divide(s, jnp.square(s) * power_of_two(-size, s.dtype) + damping)
+        power = of_X + of_y - size
+        half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
+        half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
+        w = (factor.unit / factor.scale)[:, None] * factor.along(damped * z) * half
+        free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
+        return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
+
+    coef = derived(_coef, lambda self, lam: self._solution(lam)[1])
+
+    def _kept(self, lam: Lam) -> Float[Array, "m c"]:
+        """1 − f, frozen."""
+        return complement(self.factor, damping_of(self.factor, _checked(lam)))
+
+    def _unweighted(self, r: Array, lam: Lam) -> Float[Array, "n t"]:
+        """r/√ω; rows of weight zero from their own definition, y − [X Z] w."""
+        root = self.factor.root_weights
+        if root is None:
+            return r
+        alone = self.problem.y - self.problem.product(self._coef(lam))
+        return jnp.where((root > 0)[:, None], r / jnp.where(root > 0, root, 1.0)[:, None], alone)
+
+    def _residual(self, lam: Lam) -> Float[Array, "n t"]:
         """y − [X Z] w, from (1 − f) z and the part of y outside the range of X: no subtraction."""
-        return _residual(self._with_rows("residual"), lam)
+        factor = self._with_rows("residual").factor
+        scaled = factor.y_perp + matmul(factor.U, self._kept(lam) * factor.z)
+        return self._unweighted(scaled * factor.y_scale[None, :], lam)
 
-    def rss(self, lam: Lam) -> Float[Array, " t"]:
+    residual = derived(_residual, lambda self, lam: self._solution(lam)[0])
+
+    def _rss(self, lam: Lam) -> Float[Array, " t"]:
         """Weighted residual sum of squares, ‖(1−f) z‖² + rss⊥."""
-        return _rss(self, lam)
+        factor = self.factor
+        scaled = factor.rss_perp[None, :] + jnp.sum(jnp.square(self._kept(lam) * factor.z), axis=0, keepdims=True)
+        return self._with_beyond((scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0])
 
-    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
-        """Σⱼ pⱼ wⱼ²: the norm that λ penalises."""
-        d = self.design.X.shape[1]
-        return jnp.sum(self.design.penalty[:, None] * jnp.square(self.coef(lam)[:d]), axis=0)
+    def _rss_live(self, lam: Lam) -> Float[Array, " t"]:
+        r, _ = self._solution(lam)
+        return self._with_beyond(jnp.sum(self.problem.weigh(jnp.square(r)), axis=0))
+
+    def _with_beyond(self, inside: Float[Array, " t"]) -> Float[Array, " t"]:
+        beyond = self.problem.beyond
+        return inside if beyond is None else inside + beyond.rss
+
+    rss = derived(_rss, _rss_live)
 
     def penalised(self, lam: Lam) -> Float[Array, "d t"]:
         """√pⱼ wⱼ, of which `norm` is the norm."""
-        return jnp.sqrt(self.design.penalty)[:, None] * self.coef(lam)[: self.design.X.shape[1]]
+        penalty = self.problem.penalty
+        return jnp.sqrt(penalty)[:, None] * self.coef(lam)[: penalty.shape[0]]
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """(Σⱼ pⱼ wⱼ²)^½, with derivative 0 where it is 0."""
@@ -108,41 +154,51 @@ class Spectrum(eqx.Module):
         unit = power_of_two(exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(w)), axis=0, initial=0.0)), w.dtype)
         return unit * safe_sqrt(jnp.sum(jnp.square(w / unit[None, :]), axis=0))
 
-    def dof(self, lam: Lam) -> Lam:
-        """Effective degrees of freedom Σf, the trace of the hat matrix; unpenalised columns count one each."""
-        if self.twice:
-            return _dof_exact(self._with_rows("dof"), lam)
-        return _dof_value(self, lam)
+    # Traces: sums over directions, live to first order in the data, or by the carrier where every order is wanted.
+
+    def _live_terms(self, lam: Lam, strict: bool = True) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
+        """s² and λ'β with live squares; NaN for an invalid λ, so that it fails in its derivatives too."""
+        alpha, beta = leverage.squares(self.problem, self.factor, strict)
+        return alpha[:, None], damping_of(self.factor, _checked(lam), beta)
 
     def dof_or_nan(self, lam: Lam) -> Lam:
-        """`dof` for a verb that returns it beside other things: second derivatives in X are NaN, no error."""
-        return _dof_value(self, lam, strict=False)
+        return self._dof(lam, strict=False)
+
+    def _dof(self, lam: Lam, strict: bool = True) -> Lam:
+        """Effective degrees of freedom Σf; unpenalised columns count one each."""
+        alpha, damping = self._live_terms(lam, strict)
+        return jnp.sum(safe_divide(alpha, alpha + damping), axis=0).reshape(jnp.shape(lam))
+
+    def _dof_live(self, lam: Lam) -> Lam:
+        hat = leverage.hat_diagonal(self.problem, self.factor, _checked(lam))
+        return jnp.sum(hat, axis=0).reshape(jnp.shape(lam))
+
+    _dof_exact = derived(_dof, _dof_live)
+
+    def dof(self, lam: Lam) -> Lam:
+        """Effective degrees of freedom Σf, the trace of the hat matrix; unpenalised columns count one each."""
+        return self._with_rows("dof")._dof_exact(lam) if self.twice else self._dof(lam)
+
+    def _kept_sum(self, lam: Lam) -> Lam:
+        """Σ(1−f) over the directions that the data see."""
+        alpha, damping = self._live_terms(lam)
+        infinite = jnp.isinf(damping)
+        damping = jnp.where(infinite, 1.0, damping)
+        kept = jnp.where(infinite, 1.0, safe_divide(damping, alpha + damping))
+        return jnp.sum(jnp.where((self.factor.s > 0)[:, None], kept, 0.0), axis=0).reshape(jnp.shape(lam))
+
+    _kept_sum_exact = derived(_kept_sum, lambda self, lam: -self._dof_live(lam))
 
     def residual_dof(self, lam: Lam) -> Lam:
         """n − dof without cancellation: Σ(1−f) over the rank, and one for every measurement beyond it."""
-        kept = _kept_exact(self._with_rows("dof"), lam) if self.twice else _kept_value(self, lam)
-        beyond = self.design.rows() - self.design.Z.shape[1] - self.factor.rank.astype(kept.dtype)
-        return kept + beyond
-
-    def one_minus_leverage(self, lam: Lam) -> Float[Array, "n c"]:
-        """1 − hᵢ at each λ, exactly 0 only where row i is fitted whatever yᵢ is."""
-        spectrum = self._with_rows("one_minus_leverage")
-        if self.twice:
-            return _one_minus_hat_exact(spectrum, lam)
-        return carrier.one_minus_hat(spectrum.design, spectrum.factor, jnp.atleast_1d(lam))
-
-    def loo_residual(self, lam: Lam) -> Float[Array, "n t"]:
-        """yᵢ minus the prediction of the fit without row i: rᵢ / (1 − hᵢ), one formula down to λ = 0.
-
-        A row of weight 0 never took part, so its residual is that of the fit itself.
-        """
-        return _loo_residual(self._with_rows("loo_residual"), lam)
+        kept = self._with_rows("dof")._kept_sum_exact(lam) if self.twice else self._kept_sum(lam)
+        return kept + (self.problem.rows() - self.problem.free - self.factor.rank.astype(kept.dtype))
 
     def logdet(self, lam: Lam) -> Lam:
         """log det(I + X̂X̂ᵀ/λ') over the penalised directions, the log-determinant of the evidence."""
         factor, lams = self.factor, _checked(lam)[None, :]
-        alpha, beta = (x[:, None] for x in carrier.squares(self.design, factor))
-        damping = carrier.damping_of(factor, lams[0], beta[:, 0])
+        alpha, beta = (x[:, None] for x in leverage.squares(self.problem, factor))
+        damping = damping_of(factor, lams[0], beta[:, 0])
         unseen = jnp.where(alpha > 0, jnp.inf, 0.0)
         ratio = jnp.where(damping == 0, unseen, alpha / jnp.where(damping == 0, 1.0, damping))
         penalised = factor.mask[:, None] > 0
@@ -152,11 +208,55 @@ class Spectrum(eqx.Module):
         logs = jnp.where(far, parts - 2.0 * jnp.log(factor.scale), jnp.log1p(jnp.where(far | ~penalised, 0.0, ratio)))
         return jnp.sum(logs, axis=0).reshape(jnp.shape(lam))
 
+    # Rows one by one: leverages, and residuals without the row itself.
+
+    def _one_minus_leverage(self, lam: Lam) -> Float[Array, "n c"]:
+        return leverage.one_minus_hat(self.problem, self.factor, _checked(lam))
+
+    _one_minus_leverage_exact = derived(
+        _one_minus_leverage, lambda self, lam: 1.0 - leverage.hat_diagonal(self.problem, self.factor, _checked(lam))
+    )
+
+    def one_minus_leverage(self, lam: Lam) -> Float[Array, "n c"]:
+        """1 − hᵢ at each λ, exactly 0 only where row i is fitted whatever yᵢ is."""
+        spectrum = self._with_rows("one_minus_leverage")
+        if self.twice:
+            return spectrum._one_minus_leverage_exact(lam)
+        return leverage.one_minus_hat(self.problem, self.factor, jnp.atleast_1d(lam))
+
+    def _loo_residual(self, lam: Lam) -> Float[Array, "n t"]:
+        """yᵢ minus the prediction of the fit without row i: rᵢ / (1 − hᵢ), one formula down to λ = 0.
+
+        Numerator and denominator share the factor (s_min²+λ')/λ' wherever nothing lies outside U. That leaves
+        (s_min²+λ')/(s²+λ') in the place of 1 − f, which is as good at λ = 0 as anywhere. A row of weight 0 never took
+        part, so its residual is that of the fit itself.
+        """
+        factor = self._with_rows("loo_residual").factor
+        damping, s = damping_of(factor, _checked(lam)), factor.s[:, None]
+        # Where the measurements are complete an unseen direction is one that rows of weight zero span.
+        counts = (factor.mask[:, None] > 0) & ((s > 0) | ~factor.complete)
+        smallest = jnp.min(jnp.where(counts, s, jnp.inf), initial=jnp.inf)
+        inside = factor.complete | (jnp.max(factor.lev_perp) == 0)
+        smallest = jnp.where(inside & jnp.isfinite(smallest), smallest, 0.0)
+        ratio = (jnp.square(smallest) + damping) / jnp.where(s > 0, jnp.square(s) + damping, 1.0)
+        kept = jnp.where((s > 0) & ~jnp.isinf(damping), ratio, 1.0)
+        kept = jnp.where(counts, kept, 0.0)
+        numerator = factor.y_perp + matmul(factor.U, kept * factor.z)
+        denominator = factor.lev_perp[:, None] + matmul(jnp.square(factor.U), kept)
+        scaled = numerator / jnp.broadcast_to(denominator, numerator.shape)
+        return self._unweighted(scaled * factor.y_scale[None, :], lam)
+
+    def _loo_residual_live(self, lam: Lam) -> Float[Array, "n t"]:
+        r, _ = self._solution(lam)
+        return r / jnp.broadcast_to(self.one_minus_leverage(lam), r.shape)
+
+    loo_residual = derived(_loo_residual, _loo_residual_live)
+
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target: whether this λ was solved, and if not, why."""
         factor, checks = self.factor, self.factor.checks
         lam = jnp.atleast_1d(lam)
-        finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(_coef_value(self, lam))), axis=0)
+        finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(self._coef(lam))), axis=0)
         singular = ~factor.full_rank & (lam == 0)
         lost = _is_lost(jax.lax.stop_gradient(self), jax.lax.stop_gradient(lam))
         return first_failure(
@@ -173,8 +273,8 @@ class Spectrum(eqx.Module):
 
     def _with_rows(self, what: str) -> "Spectrum":
         """This spectrum, unless its rows were dropped: then what needs them has to say so."""
-        if self.factor.U is None:
-            raise ValueError(f"{what} needs the rows of X, which this spectrum does not keep; use rss, dof or gcv.")
+        if not self.factor.has_rows:
+            raise self.unavailable(what)
         return self
 
 
@@ -184,60 +284,6 @@ def _checked(lam: Lam) -> Float[Array, " c"]:
     return poison(lam, lam >= 0)
 
 
-def _frozen_damping(spectrum: Spectrum, lam: Lam) -> Float[Array, "m c"]:
-    return carrier.damping_of(spectrum.factor, _checked(lam))
-
-
-def _live_terms(spectrum: Spectrum, lam: Lam, strict: bool = True) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
-    """s² and λ'β with live squares; NaN for an invalid λ, so that it fails in its derivatives too."""
-    alpha, beta = carrier.squares(spectrum.design, spectrum.factor, strict)
-    return alpha[:, None], carrier.damping_of(spectrum.factor, _checked(lam), beta)
-
-
-def _dof_value(spectrum: Spectrum, lam: Lam, strict: bool = True) -> Lam:
-    alpha, damping = _live_terms(spectrum, lam, strict)
-    return jnp.sum(safe_divide(alpha, alpha + damping), axis=0).reshape(jnp.shape(lam))
-
-
-def _kept_value(spectrum: Spectrum, lam: Lam) -> Lam:
-    """Σ(1−f) over the directions that the data see."""
-    alpha, damping = _live_terms(spectrum, lam)
-    infinite = jnp.isinf(damping)
-    damping = jnp.where(infinite, 1.0, damping)
-    kept = jnp.where(infinite, 1.0, safe_divide(damping, alpha + damping))
-    return jnp.sum(jnp.where((spectrum.factor.s > 0)[:, None], kept, 0.0), axis=0).reshape(jnp.shape(lam))
-
-
-def _live_solution(spectrum: Spectrum, lam: Lam) -> tuple[Array, Array]:
-    """Residuals and coefficients from the carrier; a spectrum without rows is factored once more for it."""
-    factor = spectrum.factor
-    if factor.U is None:
-        factor = svd.svd(standard_form(spectrum.design))
-    return carrier.solution(spectrum.design, factor, _checked(lam))
-
-
-def _coef_value(spectrum: Spectrum, lam: Lam) -> Array:
-    """Penalised coefficients, then what they leave to the unpenalised ones.
-
-    Sizes are kept apart as exponents, so that only an answer beyond the range of the dtype leaves it: λ = 1e300 on
-    data of size 1e-150 gives Xᵀy/λ although λ' is beyond. s/(s²+λ') = 2^-h s/(s² 2^-h + λ' 2^-h), h the size of λ'.
-    """
-    factor = spectrum.factor
-    r = factor.V.shape[1]
-    s, z, lam = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
-    of_X, of_y, of_lam = log2(factor.scale), log2(factor.y_scale)[None, :], log2(lam)
-    of_damping, least = of_lam + 2 * of_X, jnp.finfo(s.dtype).minexp
-    size = jnp.where((lam > 0) & jnp.isfinite(lam), jnp.maximum(of_damping, 0), 0)
-    damping = (lam * power_of_two(-of_lam, s.dtype)) * power_of_two(jnp.clip(of_damping, least, 0), s.dtype)
-    damped = safe_divide(s, jnp.square(s) * power_of_two(-size, s.dtype) + damping)
-    power = of_X + of_y - size
-    half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
-    half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
-    w = (factor.unit / factor.scale)[:, None] * factor.along(damped * z) * half
-    free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
-    return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
-
-
 def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
     """Whether rounding alone may change the coefficients by more than their twentieth part.
 
@@ -245,12 +291,12 @@ def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
     change is at most c eps [1 + s₁/(s_r²+λ')^½ + s₁‖r‖/((s_r²+λ')‖ŵ‖)], where s_r is 0 unless the rank is full.
     c = 8.5 √(n+d) is a heuristic: the proven 2(n+d) is far from reached on large problems.
     """
-    factor, (n, d) = spectrum.factor, spectrum.design.X.shape
+    factor, (n, d) = spectrum.factor, spectrum.problem.X.shape
     penalised = (factor.mask > 0)[:, None]
     s, z = factor.s[:, None], factor.z
-    damping = jnp.max(carrier.damping_of(factor, lam), axis=0, initial=0.0)
+    damping = jnp.max(damping_of(factor, lam), axis=0, initial=0.0)
     norm = jnp.linalg.norm(jnp.where(penalised, safe_divide(s * z, jnp.square(s) + damping[None, :]), 0.0), axis=0)
-    kept = carrier.complement(factor, carrier.damping_of(factor, lam))
+    kept = complement(factor, damping_of(factor, lam))
     residual = jnp.sqrt(factor.rss_perp + jnp.sum(jnp.square(kept * z), axis=0))
     largest = jnp.max(jnp.where(penalised, s, 0.0), initial=0.0)
     smallest = jnp.min(jnp.where(penalised & (s > 0), s, jnp.inf), initial=jnp.inf)
@@ -260,95 +306,28 @@ def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
     return 8.5 * math.sqrt(n + d) * jnp.finfo(s.dtype).eps * growth > 0.05
 
 
-def _residual_value(spectrum: Spectrum, lam: Lam) -> Array:
-    factor = spectrum.factor
-    kept = carrier.complement(factor, _frozen_damping(spectrum, lam))
-    scaled = factor.y_perp + matmul(factor.U, kept * factor.z)
-    return _unweighted(spectrum, scaled * factor.y_scale[None, :], lam)
-
-
-def _unweighted(spectrum: Spectrum, r: Array, lam: Lam) -> Array:
-    """r/√ω; rows of weight zero from their own definition, y − [X Z] w."""
-    root = spectrum.factor.root_weights
-    if root is None:
-        return r
-    alone = spectrum.design.y - spectrum.design.product(_coef_value(spectrum, lam))
-    return jnp.where((root > 0)[:, None], r / jnp.where(root > 0, root, 1.0)[:, None], alone)
-
-
-def _rss_value(spectrum: Spectrum, lam: Lam) -> Array:
-    factor = spectrum.factor
-    kept = carrier.complement(factor, _frozen_damping(spectrum, lam))
-    scaled = factor.rss_perp[None, :] + jnp.sum(jnp.square(kept * factor.z), axis=0, keepdims=True)
-    inside = (scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0]
-    beyond = spectrum.design.beyond
-    return inside if beyond is None else inside + beyond.rss
-
-
-def _rss_live(spectrum: Spectrum, lam: Lam) -> Array:
-    r, _ = _live_solution(spectrum, lam)
-    inside, beyond = jnp.sum(spectrum.design.weigh(jnp.square(r)), axis=0), spectrum.design.beyond
-    return inside if beyond is None else inside + beyond.rss
-
-
-def _loo_value(spectrum: Spectrum, lam: Lam) -> Array:
-    """Numerator and denominator share the factor (s_min²+λ')/λ' wherever nothing lies outside U.
-
-    That leaves (s_min²+λ')/(s²+λ') in the place of 1 − f, which is as good at λ = 0 as anywhere.
-    """
-    factor = spectrum.factor
-    damping, s = _frozen_damping(spectrum, lam), factor.s[:, None]
-    # Where the measurements are complete an unseen direction is one that rows of weight zero span.
-    counts = (factor.mask[:, None] > 0) & ((s > 0) | ~factor.complete)
-    smallest = jnp.min(jnp.where(counts, s, jnp.inf), initial=jnp.inf)
-    inside = factor.complete | (jnp.max(factor.lev_perp) == 0)
-    smallest = jnp.where(inside & jnp.isfinite(smallest), smallest, 0.0)
-    ratio = (jnp.square(smallest) + damping) / jnp.where(s > 0, jnp.square(s) + damping, 1.0)
-    kept = jnp.where((s > 0) & ~jnp.isinf(damping), ratio, 1.0)
-    kept = jnp.where(counts, kept, 0.0)
-    numerator = factor.y_perp + matmul(factor.U, kept * factor.z)
-    denominator = factor.lev_perp[:, None] + matmul(jnp.square(factor.U), kept)
-    scaled = numerator / jnp.broadcast_to(denominator, numerator.shape)
-    return _unweighted(spectrum, scaled * factor.y_scale[None, :], lam)
-
-
-def _loo_live(spectrum: Spectrum, lam: Lam) -> Array:
-    r, _ = _live_solution(spectrum, lam)
-    return r / jnp.broadcast_to(spectrum.one_minus_leverage(lam), r.shape)
-
-
-def _one_minus_hat_live(spectrum: Spectrum, lam: Lam) -> Array:
-    return 1.0 - carrier.hat_diagonal(spectrum.design, spectrum.factor, _checked(lam))
-
-
-def _one_minus_hat_value(spectrum: Spectrum, lam: Lam) -> Array:
-    return carrier.one_minus_hat(spectrum.design, spectrum.factor, _checked(lam))
-
-
-def _dof_live(spectrum: Spectrum, lam: Lam) -> Array:
-    hat = carrier.hat_diagonal(spectrum.design, spectrum.factor, _checked(lam))
-    return jnp.sum(hat, axis=0).reshape(jnp.shape(lam))
-
-
-_coef = attach(_coef_value, lambda spectrum, lam: _live_solution(spectrum, lam)[1])
-_residual = attach(_residual_value, lambda spectrum, lam: _live_solution(spectrum, lam)[0])
-_rss = attach(_rss_value, _rss_live)
-_loo_residual = attach(_loo_value, _loo_live)
-_one_minus_hat_exact = attach(_one_minus_hat_value, _one_minus_hat_live)
-_dof_exact = attach(_dof_value, _dof_live)
-_kept_exact = attach(_kept_value, lambda spectrum, lam: -_dof_live(spectrum, lam))
-
-
-@jax.jit
-def from_design(design: Design) -> Spectrum:
+class FromDesign(Solver):
     """Factor by QR and SVD: right to the condition of X. The default of every verb."""
-    return Spectrum(design, jax.lax.stop_gradient(svd.svd(standard_form(design))))
+
+    takes = Design
+
+    def factor(self, problem: Design, lams: Any = None) -> Spectrum:
+        return Spectrum(problem, jax.lax.stop_gradient(svd(standard_form(problem))))
 
 
-@jax.jit
-def from_gram(design: Design) -> Spectrum:
+class FromGram(Solver):
     """Factor the smaller Gram matrix: two to four times faster, right to the condition of X squared."""
-    return Spectrum(design, jax.lax.stop_gradient(svd.gram(standard_form(design))))
+
+    takes = Design
+
+    def factor(self, problem: Design, lams: Any = None) -> LinearFactored:
+        """For models at a few λ alone, Cholesky factors of that matrix."""
+        if lams is not None and plan.gram(lams.shape[0]).route == "cholesky":
+            return from_cholesky.factor(problem)
+        return Spectrum(problem, jax.lax.stop_gradient(gram(standard_form(problem))))
+
+
+from_design, from_gram = FromDesign(), FromGram()
 
 
 def from_triangle(
@@ -369,9 +348,9 @@ def from_triangle(
     >>> print(triangle.rss(jnp.array(1.0)), triangle.residual_dof(jnp.array(1.0)))
     [7.25] 4.0
     """
-    design = make_design(R, Qty, intercept=False, unpenalized=unpenalized, penalty=penalty)
-    dtype, targets = design.X.dtype, design.y.shape[1]
-    more = jnp.asarray(rows, dtype) - design.X.shape[0]
+    problem = make_design(R, Qty, intercept=False, unpenalized=unpenalized, penalty=penalty)
+    dtype, targets = problem.X.dtype, problem.y.shape[1]
+    more = jnp.asarray(rows, dtype) - problem.X.shape[0]
     beyond = Beyond(more, jnp.broadcast_to(jnp.asarray(rss, dtype), (targets,)))
-    design = eqx.tree_at(lambda x: x.beyond, design, beyond, is_leaf=lambda x: x is None)
-    return from_design(design).without_rows()
+    problem = eqx.tree_at(lambda x: x.beyond, problem, beyond, is_leaf=lambda x: x is None)
+    return from_design(problem).without_rows()

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import implicit_solution, once_only
+from jaxridge.core.implicit import first_order_only, linear_root
 from jaxridge.core.numbers import matmul, poison, safe_divide
 from jaxridge.core.rows import blocks, count, map_rows, sum_rows
 from jaxridge.core.types import Array, Float
@@ -82,7 +82,7 @@ def _stacked(R: Float[Array, "p p"], A: Float[Array, "n p"]) -> Float[Array, "p 
 def finish(rows: Rows, penalty: Array | None = None) -> Spectrum:
     """The spectrum of all rows, without leverages; ``penalty`` (d,) as for `jaxridge.ridge`.
 
-    Its coefficients are those of the features and then the intercept; ``spectrum.design.split`` takes them apart.
+    Its coefficients are those of the features and then the intercept; ``spectrum.problem.split`` takes them apart.
     Equals ``from_design`` of the rows. Derivatives in rows go through the QR of `update`, which has them at full
     rank only; `coefficients` has no such limit.
     """
@@ -91,7 +91,9 @@ def finish(rows: Rows, penalty: Array | None = None) -> Spectrum:
     penalty = jnp.ones(size - first, R.dtype) if penalty is None else penalty
     beyond = Beyond(rows.rows - size, jnp.sum(jnp.square(rest), axis=0))
     terms = Terms(rows.intercept, False, (), False)
-    return from_design(Design(R[:, first:], R[:, :first], Qty, None, penalty, terms, beyond)).without_rows()
+    X, Z = R[:, first:], R[:, :first]
+    problem = Design(X=X, Z=Z, y=Qty, weights=None, penalty=penalty, terms=terms, beyond=beyond)
+    return from_design(problem).without_rows()
 
 
 def collect(
@@ -122,7 +124,7 @@ def collect(
 
 def _with_ones(spectrum: Spectrum, phi: Float[Array, "n d"]) -> Float[Array, "n a"]:
     """[φ 1], in the order of the coefficients."""
-    return jnp.concatenate([phi, jnp.ones((phi.shape[0], spectrum.design.Z.shape[1]), phi.dtype)], axis=1)
+    return jnp.concatenate([phi, jnp.ones((phi.shape[0], spectrum.problem.Z.shape[1]), phi.dtype)], axis=1)
 
 
 def coefficients(
@@ -141,7 +143,7 @@ def coefficients(
     Aᵀω(Aw − y) + λPw = 0, by passes over the rows; being normal equations they lose accuracy with the square of the
     condition number, where values do not.
     """
-    frozen, penalty = jax.lax.stop_gradient(spectrum), spectrum.design.padded_penalty()
+    frozen, penalty = jax.lax.stop_gradient(spectrum), spectrum.problem.padded_penalty()
     weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
     values = jax.vmap(frozen.coef)(jax.lax.stop_gradient(lams))  # (k, a, t)
     (k, a, t), factor = values.shape, frozen.factor
@@ -162,7 +164,7 @@ def coefficients(
     def solve(b: Array) -> Array:
         return factor.times(safe_divide(factor.transposed_times(b), jnp.square(factor.s)[:, None] + damping))
 
-    return jnp.moveaxis(implicit_solution(equation, W, solve).reshape(a, k, t), 0, 1)
+    return jnp.moveaxis(linear_root(equation, W, solve).reshape(a, k, t), 0, 1)
 
 
 LEVERAGES = (
@@ -177,7 +179,7 @@ def _leverages(
     """h = ω aᵀCa with C = T diag(1/(s² + λ'β)) Tᵀ, right in λ; in the rows an error instead of a part of it."""
     T, s = jax.lax.stop_gradient((spectrum.factor.T, spectrum.factor.s))
     damping = damping_of(spectrum.factor, lam)
-    T, s, A, weights = once_only((T, s, A, weights), (A, weights), LEVERAGES)
+    T, s, A, weights = first_order_only((T, s, A, weights), (A, weights), LEVERAGES)
     seen = safe_divide(jnp.ones_like(damping), jnp.square(s)[:, None] + damping)
     return weights[:, None] * matmul(jnp.square(matmul(A, T)), seen)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.numbers import cutoff, matmul
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
-from jaxridge.linear.design import Checks, StandardForm
+from jaxridge.linear.standard_form import Checks, StandardForm
 
 
 class Factor(eqx.Module):
@@ -64,10 +64,13 @@ class Factor(eqx.Module):
         return jnp.concatenate([matmul(self.V.T, inner), matmul(self.free_to_coef.T, b[d:])])
 
     def without_rows(self) -> "Factor":
-        """All that coefficients need, none of the arrays that have a row per observation."""
-        return eqx.tree_at(
-            lambda f: (f.U, f.y_perp, f.lev_perp, f.root_weights), self, (None,) * 4, is_leaf=lambda x: x is None
-        )
+        """All that coefficients need, and nothing of the size of the data."""
+        return eqx.tree_at(lambda f: (f.U, f.y_perp, f.lev_perp), self, (None,) * 3, is_leaf=lambda x: x is None)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether they are here."""
+        return self.U is not None
 
 
 def svd(form: StandardForm) -> Factor:

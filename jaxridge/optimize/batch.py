@@ -14,10 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core.implicit import frozen
 from jaxridge.core.numbers import select
 from jaxridge.core.types import Array
 from jaxridge.optimize import loop
-from jaxridge.optimize.flat import frozen
 from jaxridge.optimize.least_squares import (
     LevenbergMarquardt,
     Options,

@@ -80,8 +80,3 @@ def has_forward_mode(fn: Callable[[Array], Array], x: Array) -> bool:
 def closed(fn: Callable[[Array], Array], x: Array) -> Any:
     """``fn`` with all that it closes over as leaves, so that derivatives can be stopped there."""
     return eqx.filter_closure_convert(fn, x)
-
-
-def frozen(tree: Any) -> Any:
-    """Without derivatives."""
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x, tree)

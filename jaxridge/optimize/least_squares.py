@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import once_only
+from jaxridge.core.implicit import first_order_only, frozen
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
@@ -27,7 +27,6 @@ from jaxridge.optimize.flat import (
     flat_like,
     flat_residual,
     flatten,
-    frozen,
     has_forward_mode,
 )
 from jaxridge.optimize.loop import Box, LevenbergMarquardt, Tolerances, TrustRegion
@@ -151,7 +150,7 @@ def least_squares(
         loss: ρ, one of `jaxridge.losses` or your own.
         jacobian: ``jax.jacfwd`` or ``jax.jacrev``, or your own function of a function; None takes forward mode
             unless there are fewer residuals than parameters, or the residual has a ``custom_vjp``.
-        derivative: ``nonlinear.full_hessian`` (exact), or ``nonlinear.gauss_newton``, which leaves second derivatives
+        derivative: ``optimize.full_hessian`` (exact), or ``optimize.gauss_newton``, which leaves second derivatives
             of the residual out.
         ftol, xtol, gtol: stop where a step that neither damping nor radius shortened gains less than ftol·F, where it
             is shorter than xtol‖Dx‖, or where no column of J has a cosine above gtol with the residual: 0, 1e-12 and 0.
@@ -210,8 +209,8 @@ def minimize(
     """Minimise a smooth f(x, args) over lower ≤ x ≤ upper, by Newton's method in a trust region.
 
     Args: as for `least_squares`, with ``fn(x, args)`` a twice differentiable number. gtol is the largest |∂f/∂xⱼ| at
-    which to stop. ``solver=TrustRegion(step=nonlinear.exact)`` (the default) forms the Hessian, follows negative
-    curvature and leaves saddles; ``step=nonlinear.steihaug`` takes Hessian-vector products only, for many parameters.
+    which to stop. ``solver=TrustRegion(step=optimize.exact)`` (the default) forms the Hessian, follows negative
+    curvature and leaves saddles; ``step=optimize.steihaug`` takes Hessian-vector products only, for many parameters.
 
     Returns a `Solution`, differentiable like that of `least_squares`, whose evaluations are those of f.
     Equals ``scipy.optimize.minimize(method="trust-exact")``.
@@ -361,7 +360,7 @@ def _live(
 ) -> Array:
     """x, with the derivatives that ∇F = 0 in the free variables and x = bound in the others imply."""
     if derivative is None:
-        return once_only(x, eqx.filter((objective, box), eqx.is_inexact_array), NO_FORWARD_MODE)
+        return first_order_only(x, eqx.filter((objective, box), eqx.is_inexact_array), NO_FORWARD_MODE)
 
     def optimality(x: Array) -> Array:
         g = jax.grad(objective.cost)(x)

@@ -12,10 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import every, select, total
+from jaxridge.core.numbers import select
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.optimize import steps
 from jaxridge.optimize.objective import Objective, Point, Rounding, Smooth, Stored, SumOfSquares, qr
+from jaxridge.optimize.small import every, total
 
 Control = tuple[Array, ...]
 _WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
@@ -33,8 +34,8 @@ class LevenbergMarquardt(eqx.Module):
 
     Args:
         damping: the first μ, in units of D²; 1e-3 for a start that is near, 1 for one that may be far.
-        linear: how the step is computed: ``nonlinear.qr`` (accurate), ``nonlinear.cholesky`` (fast),
-            ``nonlinear.products`` (matrix-free conjugate gradients, for very many parameters).
+        linear: how the step is computed: ``optimize.qr`` (accurate), ``optimize.cholesky`` (fast),
+            ``optimize.products`` (matrix-free conjugate gradients, for very many parameters).
         acceleration: add the second-order part of the step, from one second derivative of the residual along it,
             and reject steps that bend more than that expansion allows. It takes a tenth of the steps where the
             valley is curved and narrow. Transtrum and Sethna (2012), arXiv 1201.5885.
@@ -83,11 +84,11 @@ class TrustRegion(eqx.Module):
     """Steps that minimise the model within ‖Dp‖ ≤ Δ.
 
     Args:
-        step: ``nonlinear.exact`` (one decomposition, globally optimal also where H is indefinite),
-            ``nonlinear.dogleg`` (one factorisation, H definite), ``nonlinear.steihaug`` (products only).
+        step: ``optimize.exact`` (one decomposition, globally optimal also where H is indefinite),
+            ``optimize.dogleg`` (one factorisation, H definite), ``optimize.steihaug`` (products only).
         radius: the first Δ in units of ‖D x₀‖ (of 1 where that is 0).
-        linear: for sums of squares, where J goes: ``nonlinear.qr`` or ``nonlinear.cholesky``; `steihaug` needs
-            ``nonlinear.products``.
+        linear: for sums of squares, where J goes: ``optimize.qr`` or ``optimize.cholesky``; `steihaug` needs
+            ``optimize.products``.
         acceleration: as for `LevenbergMarquardt`, for sums of squares and exact steps.
 
     Conn, Gould and Toint (2000), Trust Region Methods, algorithm 6.1.1.

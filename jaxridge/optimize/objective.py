@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.numbers import added, gram_of, matmul, total
+from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.optimize.losses import Loss, linear
+from jaxridge.optimize.small import added, gram_of, total
 from jaxridge.optimize.steps import SMALL, Dense, Matrix, Small, Triangle
 
 Flat = Callable[[Array], Array]

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from jaxridge.core.numbers import added, matmul, safe_divide, small_cholesky, small_cholesky_solve
+from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.linalg import secular
+from jaxridge.optimize.small import added, small_cholesky, small_cholesky_solve
 
 # Up to so many parameters linear algebra is written out, which a batch of problems runs side by side.
 SMALL = 8

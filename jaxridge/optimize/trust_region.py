@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core.checks import as_floats
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Scalar
-from jaxridge.linear.design import as_floats
 from jaxridge.optimize import steps
 
 

@@ -84,7 +84,7 @@ def uncertainty(
     (with ``absolute_sigma=True`` where sigma is given). Seber and Wild (1989), Nonlinear Regression, section 5.1.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
-    >>> from jaxridge.uncertainty import uncertainty
+    >>> from jaxridge.optimize import uncertainty
     >>> t, y = jnp.array([0.0, 1.0, 2.0, 3.0]), jnp.array([1.0, 2.9, 5.1, 7.0])
     >>> line = lambda x, args: x["slope"] * t + x["start"] - y
     >>> fit = jxr.least_squares(line, {"slope": 1.0, "start": 0.0})
@@ -125,7 +125,7 @@ def student(level: Any, dof: Scalar) -> Scalar:
     P(|T| > t) = I_{ν/(ν+t²)}(ν/2, ½), solved for log t. Equals ``scipy.stats.t.ppf((1 + level)/2, dof)``.
 
     >>> import jax.numpy as jnp
-    >>> from jaxridge.uncertainty import student
+    >>> from jaxridge.optimize.uncertainty import student
     >>> print(f"{student(0.95, jnp.array(2.0)):.4f}")
     4.3027
     """

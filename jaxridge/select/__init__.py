@@ -1,63 +1,32 @@
 """Choosing λ: rules that score it, the search over a grid, and the λ at which something has a given size."""
 
-from jaxridge.select.noise import (
-    Discrepancy,
-    PredictiveRisk,
-    discrepancy,
-    l_curve,
-    predictive_risk,
-    quasi_optimality,
-)
-from jaxridge.select.search import (
-    Found,
-    Holdout,
-    KFold,
-    LeaveOneOut,
-    MarginalLikelihood,
-    PreparedKFold,
-    bind,
-    choose,
-    ends,
-    evaluate,
+from jaxridge.select.choice import Choice, Path
+from jaxridge.select.noise import discrepancy, l_curve, predictive_risk, quasi_optimality
+from jaxridge.select.partition import Partition, partition
+from jaxridge.select.rules import (
     evidence,
     exact,
     gcv,
-    grid,
     holdout,
-    kernel_grid,
     kfold,
     leave_one_out,
     loo,
-    lowest,
     marginal_likelihood,
     misclassification,
-    needs_leverages,
-    one_standard_error,
-    search,
-    settle,
-    share_of,
 )
+from jaxridge.select.search import bind, evaluate, lowest, needs_leverages, one_standard_error, search
 
 __all__ = [
-    "Discrepancy",
-    "Found",
-    "Holdout",
-    "KFold",
-    "LeaveOneOut",
-    "MarginalLikelihood",
-    "PredictiveRisk",
-    "PreparedKFold",
+    "Choice",
+    "Partition",
+    "Path",
     "bind",
-    "choose",
     "discrepancy",
-    "ends",
     "evaluate",
     "evidence",
     "exact",
     "gcv",
-    "grid",
     "holdout",
-    "kernel_grid",
     "kfold",
     "l_curve",
     "leave_one_out",
@@ -67,9 +36,8 @@ __all__ = [
     "misclassification",
     "needs_leverages",
     "one_standard_error",
+    "partition",
     "predictive_risk",
     "quasi_optimality",
     "search",
-    "settle",
-    "share_of",
 ]

@@ -1,17 +1,18 @@
 """Rules for λ that inverse problems use: by the size of the noise, or by the shape of the solution's own curve.
 
-Each is a function ``(design, spectrum, lam) -> (t,)`` of which less is better, as all rules of `jaxridge.select`.
+Each is a function ``(problem, factored, lam) -> (t,)`` of which less is better, as all rules of `jaxridge.select`.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core.checks import as_floats
+from jaxridge.core.factored import Factored, Problem
 from jaxridge.core.numbers import safe_divide
 from jaxridge.core.types import Array, Float, Lam
-from jaxridge.linear.design import as_floats
 from jaxridge.select.constraint import lam_of_residual
 
 
@@ -25,17 +26,19 @@ class Discrepancy(eqx.Module):
     noise: Array
     safety: Array
 
-    def target(self, design: Any) -> Float[Array, " t"]:
+    leverages: ClassVar[bool] = False
+
+    def target(self, problem: Problem) -> Float[Array, " t"]:
         """safety² · m · σ²."""
-        size = jnp.square(self.safety) * self.noise * design.rows()
-        return jnp.broadcast_to(size.astype(design.y.dtype), design.y.shape[1:])
+        size = jnp.square(self.safety) * self.noise * problem.rows()
+        return jnp.broadcast_to(size.astype(problem.y.dtype), problem.y.shape[1:])
 
-    def __call__(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
-        return jnp.abs(jnp.log(spectrum.rss(lam)) - jnp.log(self.target(design)))
+    def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
+        return jnp.abs(jnp.log(factored.rss(lam)) - jnp.log(self.target(problem)))
 
-    def root(self, design: Any, spectrum: Any, share: Float[Array, " t"] | None) -> Array:
+    def root(self, problem: Problem, factored: Factored, share: Float[Array, " t"] | None) -> Array:
         """λ for each target, or with a ``share`` for each of them one for all together."""
-        return lam_of_residual(spectrum, self.target(design), share)
+        return lam_of_residual(factored, self.target(problem), share)
 
 
 def discrepancy(noise: Any, safety: Any = 1.0) -> Discrepancy:
@@ -59,10 +62,12 @@ class PredictiveRisk(eqx.Module):
 
     noise: Array
 
-    def __call__(self, design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
-        m = design.rows()
-        noise = self.noise.astype(design.y.dtype)
-        return (spectrum.rss(lam) - 2.0 * noise * jnp.atleast_1d(spectrum.residual_dof(lam))) / m + noise
+    leverages: ClassVar[bool] = False
+
+    def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
+        m = problem.rows()
+        noise = self.noise.astype(problem.y.dtype)
+        return (factored.rss(lam) - 2.0 * noise * jnp.atleast_1d(factored.residual_dof(lam))) / m + noise
 
 
 def predictive_risk(noise: Any) -> PredictiveRisk:
@@ -79,7 +84,7 @@ def predictive_risk(noise: Any) -> PredictiveRisk:
     return PredictiveRisk(_noise(noise))
 
 
-def l_curve(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+def l_curve(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Minus the curvature of (log ‖r‖, log ‖Lx‖) along λ: its least value marks the corner of the L.
 
     With ρ = ‖r‖², η = ‖Lx‖² and η' = dη/dλ, where dρ/dλ = −λη', the curvature is
@@ -94,16 +99,16 @@ def l_curve(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
     >>> print(jxr.ridge_cv(X, y, lams, rule=jxr.select.l_curve, intercept=False).lam)
     0.01
     """
-    lam = jnp.broadcast_to(jnp.atleast_1d(lam), design.y.shape[1:])
-    rho = spectrum.rss(lam)
-    eta, slope = jax.jvp(spectrum.squared_norm, (lam,), (jnp.ones_like(lam),))
+    lam = jnp.broadcast_to(jnp.atleast_1d(lam), problem.y.shape[1:])
+    rho = factored.rss(lam)
+    eta, slope = jax.jvp(factored.squared_norm, (lam,), (jnp.ones_like(lam),))
     # In units of ρ and of η: a = λη/ρ and c = λη'/η.
     a, c = safe_divide(lam * eta, rho), safe_divide(lam * slope, eta)
     curvature = safe_divide(2.0 * a * (1.0 + c * (1.0 + a)), jnp.abs(c) * (1.0 + a * a) ** 1.5)
     return jnp.where((rho > 0) & (eta > 0) & (lam > 0) & jnp.isfinite(lam), -curvature, jnp.nan)
 
 
-def quasi_optimality(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]:
+def quasi_optimality(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """‖λ d(Lx)/dλ‖²: the λ at which the solution answers least to a change of log λ.
 
     Tikhonov, Glasko and Kriksin (1979), Soviet Math. Dokl. 20, 1036. NaN at λ = 0 and above the square of the largest
@@ -114,9 +119,9 @@ def quasi_optimality(design: Any, spectrum: Any, lam: Lam) -> Float[Array, " t"]
     >>> print(jxr.ridge_cv(jnp.eye(1), jnp.array([2.0]), [1.0], rule=rule, intercept=False).scores)
     [0.25]
     """
-    lam = jnp.broadcast_to(jnp.atleast_1d(lam), design.y.shape[1:])
-    _, slope = jax.jvp(spectrum.penalised, (lam,), (jnp.ones_like(lam),))
-    size = jnp.sum(jnp.square(lam[None, :] * slope.real) + jnp.square(lam[None, :] * slope.imag), axis=0)
-    largest = jnp.max(jax.lax.stop_gradient(spectrum.singular_values), initial=0.0)
-    # At its own square, rounding must not decide.
-    return jnp.where((lam > 0) & (lam <= jnp.square(largest) * 1.000001), size, jnp.nan)
+    lam = jnp.broadcast_to(jnp.atleast_1d(lam), problem.y.shape[1:])
+    _, slope = jax.jvp(factored.coef, (lam,), (jnp.ones_like(lam),))
+    size = factored.penalty_of(lam[None, :] * slope)
+    # At the square of the largest singular value itself, rounding must not decide.
+    high = factored.span()[1] + 1e-6
+    return jnp.where((lam > 0) & (jnp.log10(jnp.where(lam > 0, lam, 1.0)) <= high), size, jnp.nan)

@@ -549,7 +549,8 @@ def test_help_documents_every_option():
 
 def test_as_a_process_piped_and_narrow(tmp_path, data):
     command = [sys.executable, "-m", "jaxridge", "sweep", data, "--target", "price", "--drop", "wait", "--lams", GRID]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    where = jax.config.jax_compilation_cache_dir
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(where)} if where else {}
     env = {**os.environ, **cache, "COLUMNS": "40", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*command, "--out", tmp_path / "f.npz"], capture_output=True, text=True, env=env, check=True)
     assert load(tmp_path / "f.npz")["coef"].dtype == np.float64, "the process computes in float64 by itself"

@@ -15,6 +15,8 @@ import scipy.optimize
 import jaxridge as jxr
 from jaxridge import RESULTS, inverse, operators, select
 from jaxridge.inverse import testproblems
+from jaxridge.inverse.per_lam import PerLamSpectrum
+from jaxridge.inverse.within import DiagonalFactored
 
 N = 16
 PROBLEMS = {
@@ -73,7 +75,7 @@ def exact(name, smooth, lam):
 
 @jax.jit
 def gcv_and_rest(spectrum, lams):
-    return jax.vmap(lambda lam: (select.gcv(spectrum.design, spectrum, lam), spectrum.residual_dof(lam)))(lams)
+    return jax.vmap(lambda lam: (select.gcv(spectrum.problem, spectrum, lam), spectrum.residual_dof(lam)))(lams)
 
 
 @pytest.mark.parametrize("smooth", SMOOTH)
@@ -81,7 +83,7 @@ def test_formulas_against_sixty_digits(smooth):
     for name, (A, b) in PROBLEMS.items():
         b = b + NOISE
         path = inverse.tikhonov_path(A, b, LAMS, L=SMOOTH[smooth])
-        gcv, rest = gcv_and_rest(path.factored.spectrum, LAMS)
+        gcv, rest = gcv_and_rest(path.factored, LAMS)
         for i, lam in enumerate(LAMS):
             L = np.eye(N) if SMOOTH[smooth] is None else SMOOTH[smooth]
             bound = max(1e-9, 100 * np.finfo(float).eps * np.linalg.cond(np.vstack([A, np.sqrt(lam) * L])))
@@ -104,7 +106,7 @@ def test_krylov_space_is_brute_force(smooth):
     lams = np.array([0.0, 1e-4, 1e-2, 1.0, np.inf])
     options = {"L": SMOOTH[smooth], "weights": weights, "x_ref": x_ref}
     path = inverse.tikhonov_path(operator(A), b, lams, solver=krylov(), **options)
-    spectrum, root = path.factored.spectrum, np.sqrt(weights)
+    spectrum, root = path.factored, np.sqrt(weights)
     Z, rest = np.asarray(spectrum.probes), jax.vmap(spectrum.residual_dof)(jnp.asarray(lams))
     for i, lam in enumerate(lams[1:-1], 1):
         x = direct(A, b, lam, SMOOTH[smooth], x_ref, weights)
@@ -119,7 +121,7 @@ def test_krylov_space_is_brute_force(smooth):
     assert np.all(path.error_bound[1:] <= 1e-11)
     assert np.all((path.result == RESULTS.successful)[1:])
     assert np.all(path.steps[1:] >= 0)
-    assert path.products <= 2 * N + 1 + 2 * 2 + 1
+    assert path.factored.products <= 2 * N + 1 + 2 * 2 + 1
 
 
 def test_a_basis_that_is_not_kept_orthogonal_has_the_same_solutions():
@@ -157,8 +159,8 @@ def test_transforms_are_brute_force(boundary, smooth):
     smoother = operators.difference((6, 5), boundary=ends) if smooth else None
     b, x_ref, lams = rng.standard_normal((6, 5)), rng.standard_normal((6, 5)), np.array([1e-3, 0.1, 10.0])
     choice = inverse.tikhonov_cv(blur, b, lams, L=smoother, x_ref=x_ref, refine=False)
-    spectrum = choice.path.factored.spectrum
-    assert isinstance(choice.path.factored.problem.solver, inverse.Diagonal)
+    spectrum = choice.path.factored
+    assert isinstance(spectrum, DiagonalFactored)
     A, L = np.asarray(blur.as_matrix()), np.asarray(smoother.as_matrix()) if smooth else np.eye(30)
     W = np.ones((30, 1)) / np.sqrt(30) if smooth else np.zeros((30, 0))
     for i, lam in enumerate(lams):
@@ -195,14 +197,12 @@ def test_difference_operators_are_their_matrices():
 def test_an_operator_without_pseudo_inverse_takes_a_solve_for_each_lam():
     A, b = PROBLEMS["phillips"]
     L, solver = D2 + 0.1 * np.eye(N)[:-2], inverse.PerLam(tol=1e-13)
-    assert isinstance(
-        inverse.tikhonov_path(operator(A), b, [1.0], L=operator(L)).factored.problem.solver, inverse.PerLam
-    )
+    assert isinstance(inverse.tikhonov_path(operator(A), b, [1.0], L=operator(L)).factored, PerLamSpectrum)
     path = inverse.tikhonov_path(operator(A), b, LAMS[1:], L=operator(L), solver=solver)
     for lam, x in zip(LAMS[1:], path.x, strict=True):
         np.testing.assert_allclose(x, direct(A, b, lam, L), rtol=1e-6, atol=1e-8)
     with pytest.raises(ValueError, match="brings its pseudo-inverse"):
-        path.factored.spectrum.dof(1.0)
+        path.factored.dof(1.0)
 
 
 def test_whitening_is_generalised_least_squares():
@@ -261,8 +261,8 @@ def test_rules_by_their_definitions():
     A, b = PROBLEMS["phillips"]
     b, t = b + NOISE, np.linspace(-12, 2, 2001)
     path = inverse.tikhonov_path(A, b, np.exp(t))
-    spectrum, step = path.factored.spectrum, t[1] - t[0]
-    score = lambda rule: np.asarray(jax.jit(jax.vmap(lambda lam: rule(spectrum.design, spectrum, lam)[0]))(path.lams))  # noqa: E731
+    spectrum, step = path.factored, t[1] - t[0]
+    score = lambda rule: np.asarray(jax.jit(jax.vmap(lambda lam: rule(spectrum.problem, spectrum, lam)[0]))(path.lams))  # noqa: E731
     inner, slope = slice(200, -200, 100), lambda v: np.gradient(v, step)
     x, y = 0.5 * np.log(np.asarray(path.rss)), np.log(np.asarray(path.norm))
     curvature = (slope(x) * slope(slope(y)) - slope(slope(x)) * slope(y)) / np.hypot(slope(x), slope(y)) ** 3
@@ -326,7 +326,7 @@ def test_rules_on_a_krylov_space_see_solved_lams_only():
     assert np.array_equal(np.isnan(choice.scores), ~solved)
     assert np.array_equal((choice.path.result == RESULTS.max_products), ~solved)
     assert np.array_equal(choice.path.steps >= 0, solved)
-    assert choice.path.products == 2 * 6 + 1
+    assert choice.path.factored.products == 2 * 6 + 1
     assert choice.beside_unresolved == (not solved[int(choice.index) - 1])
     late = inverse.tikhonov_cv(
         operator(A), b, lams, rule=lambda design, spectrum, lam: spectrum.rss(lam), solver=krylov(budget=6, tol=1e-6)
@@ -345,7 +345,7 @@ def summary(A, b, lam, L, x_ref, weights, products):
     options = {"L": L, "x_ref": x_ref, "weights": weights, "nullity": 2}
     M, solver = (operator(A), krylov(tol=1e-13, probes=2)) if products else (A, None)
     path = inverse.tikhonov_path(M, b, lam[None], solver=solver, **options)
-    rest = path.factored.spectrum.residual_dof(lam)
+    rest = path.factored.residual_dof(lam)
     return OF @ jnp.stack([path.x[0] @ jnp.cos(jnp.arange(1.0 * A.shape[1])), path.rss[0], path.norm[0], rest])
 
 
@@ -431,7 +431,7 @@ def test_breakdown_is_exact():
     path = inverse.tikhonov_path(operator(A), b, [1e-8, 0.5], solver=krylov())
     np.testing.assert_allclose(path.x[1], np.diag(A) * b / (np.diag(A) ** 2 + 0.5), atol=1e-15)
     assert np.all(path.error_bound <= 1e-11)
-    assert path.products <= 2 * 3 + 1
+    assert path.factored.products <= 2 * 3 + 1
     nothing = inverse.tikhonov_path(operator(A), 0 * b, [0.0, 1.0], solver=krylov())
     assert np.all(nothing.x == 0)
     assert np.all(nothing.rss == 0)
@@ -487,7 +487,7 @@ MISUSE = {
     "both given": lambda A, b: inverse.tikhonov(A, b, 1.0, weights=np.ones(N), whiten=np.eye(N)),
     "lam has shape (3,)": lambda A, b: inverse.tikhonov(A, b, np.ones(3)),
     "lams is empty": lambda A, b: inverse.tikhonov_path(A, b, []),
-    "kfold and holdout need the rows": lambda A, b: inverse.tikhonov_cv(operator(A), b, rule=select.kfold(3)),
+    "kfold needs the rows": lambda A, b: inverse.tikhonov_cv(operator(A), b, rule=select.kfold(3)),
     "L is traced": lambda A, b: jax.jit(lambda L: inverse.tikhonov(A, b, 1.0, L=L).x)(D1),
     "b is float64 and A maps float32": lambda A, b: inverse.tikhonov(
         operators.function(lambda x: x, N, jnp.float32), b, 1.0

@@ -9,11 +9,12 @@ import pytest
 
 from jaxridge import RESULTS, kernels
 from jaxridge.core import plan
+from jaxridge.core.factored import Terms
 from jaxridge.core.rows import copies
-from jaxridge.kernel_methods.large import Iterative, Nystroem
-from jaxridge.kernels import features
-from jaxridge.linalg import conjugate_gradients
-from jaxridge.linalg.conjugate_gradients import KernelProduct
+from jaxridge.kernel_methods import Iterative, Nystroem
+from jaxridge.kernel_methods.form import KernelProblem
+from jaxridge.kernels import KernelProduct, features
+from jaxridge.linalg import LowRank, conjugate_gradients, pivoted_cholesky
 
 rng = np.random.default_rng(11)
 n, t = 40, 2
@@ -54,6 +55,12 @@ def bordered(kernel, points, y, lams, weights=None, intercept=True):
     return jax.vmap(one)(lams)
 
 
+def path_of(solver, kernel, points, y, lams, weights=None, intercept=True):
+    """The models of a grid, with an axis of targets."""
+    problem = KernelProblem(kernel=kernel, points=points, y=y, weights=weights, terms=Terms(intercept))
+    return solver.factor(problem, lams).fits(lams)
+
+
 exact = jax.jit(bordered, static_argnames="intercept")
 
 
@@ -88,7 +95,7 @@ def test_conjugate_gradients_equal_dense_algebra(intercept, weights, stored):
     # Twelve columns, so that the last ones go on in a narrower block.
     lams = jnp.array([1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0])
     solver, kernel = Iterative(KEY, tol=1e-12, rank=15) if stored else small(lams), kernels.Matern32(SCALE)
-    path = jax.jit(lambda y: solver.path(kernel, X, y, lams, weights, intercept))(Y)
+    path = jax.jit(lambda y: path_of(solver, kernel, X, y, lams, weights, intercept))(Y)
     alpha, b, rss = exact(kernel, X, Y, lams, weights, intercept=intercept)
     assert relative((path.dual_coef, path.rss), (alpha, rss)) < 1e-9
     np.testing.assert_allclose(path.intercept, b, atol=1e-10)
@@ -126,7 +133,7 @@ DIRECTION = tuple(0.1 * jnp.asarray(np.sin(1.0 + np.arange(a.size))).reshape(a.s
 @pytest.mark.parametrize("solver", [small, smaller])
 def test_derivatives_of_both_orders_equal_those_of_dense_algebra(solver):
     ours = derivatives(
-        lambda s, y, lams, x, w: numbers(solver().path(kernels.Matern32(s), x, y, lams, w)), ARGS, DIRECTION
+        lambda s, y, lams, x, w: numbers(path_of(solver(), kernels.Matern32(s), x, y, lams, w)), ARGS, DIRECTION
     )
     reference = derivatives(lambda s, y, lams, x, w: bordered(kernels.Matern32(s), x, y, lams, w), ARGS, DIRECTION)
     for order in (0, 1):
@@ -140,7 +147,7 @@ def test_groups_of_columns_give_the_path_of_all():
     memory = 8 * n * (3 * 15 + 2 * 20 + 15 * 5) + 20 * 3 * 8 * n
     assert plan.kernel_blocks(n, 20, 15, jnp.dtype("float64"), memory).together == 5
     few, all = (
-        jax.jit(lambda y, m=m: Iterative(KEY, tol=1e-12, rank=15, memory=m).path(kernel, X, y, lams, WEIGHTS))
+        jax.jit(lambda y, m=m: path_of(Iterative(KEY, tol=1e-12, rank=15, memory=m), kernel, X, y, lams, WEIGHTS))
         for m in (memory, 2**30)
     )
     assert relative(numbers(few(Y)), numbers(all(Y))) < 1e-11
@@ -155,7 +162,7 @@ def test_a_solve_takes_the_memory_of_its_plan(columns):
     points, solver = jnp.ones((512, 3)), Iterative(KEY, rank=20, memory=2**22)
     blocks = plan.kernel_blocks(512, columns, 20, jnp.dtype("float64"), solver.memory)
     assert (blocks.together == columns) == (columns == 40)
-    solve = jax.jit(lambda X, y, lams: numbers(solver.path(kernels.RBF(), X, y, lams)))
+    solve = jax.jit(lambda X, y, lams: numbers(path_of(solver, kernels.RBF(), X, y, lams)))
     memory = solve.lower(points, jnp.ones((512, columns // 10)), jnp.ones(10)).compile().memory_analysis()
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes <= blocks.bytes
 
@@ -189,7 +196,7 @@ def test_solve_under_jit_and_vmap_with_poison_in_unsolved_columns_only():
 
 def test_codes_say_what_was_reached():
     kernel, lams = kernels.RBF(0.3), jnp.array([1e-6, 1.0, -1.0], "float32")
-    path = jax.jit(lambda X, Y: Iterative(KEY, rank=0, tol=1e-7).path(kernel, X, Y, lams))
+    path = jax.jit(lambda X, Y: path_of(Iterative(KEY, rank=0, tol=1e-7), kernel, X, Y, lams))
     X32, Y32 = X.astype("float32"), Y.astype("float32")
     half = path(X32, Y32)
     assert (half.result == RESULTS.residual_floor)[0, 0]
@@ -204,7 +211,7 @@ def test_codes_say_what_was_reached():
 
 @partial(jax.jit, static_argnames=("rank", "block"))
 def pivots_of(K, rank, key=KEY, block=None):
-    return conjugate_gradients.pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], rank, key, block)
+    return pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], rank, key, block)
 
 
 def test_pivoted_cholesky_is_near_the_best_and_stops_at_the_rank():
@@ -238,8 +245,8 @@ def test_the_preconditioner_inverts_its_own_matrix_and_saves_steps():
 
     @jax.jit
     def counts(g):
-        F = conjugate_gradients.pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], 60, KEY).F
-        M, inside = conjugate_gradients.LowRank.of(F), F @ (F.T @ g)
+        F = pivoted_cholesky(jnp.diagonal(K), lambda i: K[:, i], 60, KEY).F
+        M, inside = LowRank.of(F), F @ (F.T @ g)
         inverted = M(lams)(F @ (F.T @ inside) + lams[None, :] * inside) / (M.least + lams)[None, :]
         steps = [
             conjugate_gradients.solve(lambda V: K @ V, g, lams, P, max_steps=2000)[1].iterations
@@ -258,7 +265,7 @@ def at_points(kernel, centres, alpha):
 
 def test_nystroem_at_full_rank_is_exact_kernel_ridge():
     kernel = kernels.RBF(SCALE)
-    path = jax.jit(lambda y: Nystroem(KEY, rank=n).path(kernel, X, y, LAMS, WEIGHTS))(Y)
+    path = jax.jit(lambda y: path_of(Nystroem(KEY, rank=n), kernel, X, y, LAMS, WEIGHTS))(Y)
     alpha, b, rss = exact(kernel, X, Y, LAMS, WEIGHTS)
     np.testing.assert_allclose(at_points(kernel, path.points, path.dual_coef), at_points(kernel, X, alpha), atol=1e-7)
     np.testing.assert_allclose(path.intercept, b, atol=1e-7)
@@ -311,7 +318,7 @@ def test_derivatives_of_nystroem_at_fixed_centres_equal_those_of_dense_algebra()
         return derivatives(numbers_of, ARGS, DIRECTION)
 
     def streamed(*problem):
-        path = Nystroem(centres=centres).path(*problem)
+        path = path_of(Nystroem(centres=centres), *problem)
         return path.points, path.dual_coef, path.intercept
 
     found, wanted = of(streamed), of(lambda *problem: (centres, *dense(*problem, centres)))
@@ -340,14 +347,14 @@ def test_blocks_of_kernels_by_pairs_count_their_differences():
 
 def test_misuse_is_said_before_anything_runs():
     with pytest.raises(ValueError, match=r"smallest that works is memory=[0-9]+") as error:
-        Iterative(KEY, memory=1000).path(kernels.RBF(), X, Y, LAMS)
+        path_of(Iterative(KEY, memory=1000), kernels.RBF(), X, Y, LAMS)
     least = int(str(error.value).split("memory=")[1].rstrip("."))
     assert plan.kernel_blocks(n, 6, 40, jnp.dtype("float64"), least).rows == 1
     with pytest.raises(ValueError, match="smallest that works"):
         plan.kernel_blocks(n, 6, 40, jnp.dtype("float64"), least - 1)
     assert plan.kernel_blocks(n, 1, 40, jnp.dtype("float64"), (120 + 15 + 3) * 8 * n).rows == 1
     with pytest.raises(ValueError, match="smallest that works"):
-        Nystroem(KEY, memory=1000).path(kernels.RBF(), X, Y, LAMS)
+        path_of(Nystroem(KEY, memory=1000), kernels.RBF(), X, Y, LAMS)
     with pytest.raises(ValueError, match="key"):
         Nystroem()
     with pytest.raises(ValueError, match=r"lam is 0\.0"):

@@ -16,8 +16,9 @@ from problems import conditioned
 
 import jaxridge as jxr
 from jaxridge import RESULTS
+from jaxridge.kernel_methods import from_kernel
 from jaxridge.linear.design import checked
-from jaxridge.linear.spectrum import from_cholesky, from_gram, from_kernel
+from jaxridge.linear.spectrum import from_cholesky, from_gram
 
 verbs = importlib.import_module("jaxridge.linear.ridge")  # the package has a function of that name
 

@@ -15,8 +15,9 @@ import reference
 from problems import ZOO, conditioned
 
 from jaxridge import RESULTS, select
+from jaxridge.kernel_methods import from_kernel
 from jaxridge.linear.design import checked, design_of, make_design
-from jaxridge.linear.spectrum import from_cholesky, from_design, from_gram, from_kernel, from_triangle
+from jaxridge.linear.spectrum import from_cholesky, from_design, from_gram, from_triangle
 
 CASES = [(name, dtype) for name, problem in ZOO.items() for dtype in ("float64", "float32")[: 1 + problem.single]]
 
@@ -127,7 +128,7 @@ def test_leave_one_out_over_the_zoo(name):
 def some(factorise, exits, design, lams):
     """Some exits at every λ, by some factorisation."""
     spectrum = factorise(design)
-    of = {"gcv": partial(select.gcv, spectrum.design, spectrum)}
+    of = {"gcv": partial(select.gcv, spectrum.problem, spectrum)}
     return jax.vmap(lambda lam: {exit: of.get(exit, getattr(spectrum, exit, None))(lam) for exit in exits})(lams)
 
 

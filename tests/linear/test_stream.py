@@ -30,8 +30,8 @@ def test_streamed_rows_equal_all_rows_at_once(intercept, weights):
     @jax.jit
     def streamed(y):
         spectrum, more = collected(1.0, y, weights, intercept), {"weights": weights, "block": 13}
-        coef, b = spectrum.design.split(jax.vmap(spectrum.coef)(LAMS))
-        gcv = jax.vmap(lambda lam: select.gcv(spectrum.design, spectrum, lam))(LAMS)
+        coef, b = spectrum.problem.split(jax.vmap(spectrum.coef)(LAMS))
+        gcv = jax.vmap(lambda lam: select.gcv(spectrum.problem, spectrum, lam))(LAMS)
         loo = stream.leave_one_out(spectrum, phi(1.0), X, y, LAMS, **more)
         h = stream.leverage(spectrum, phi(1.0), X, LAMS, **more)
         return coef, b, jax.vmap(spectrum.rss)(LAMS), jax.vmap(spectrum.dof)(LAMS), gcv, loo, h

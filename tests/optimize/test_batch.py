@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxridge as jxr
-from jaxridge.optimize import least_squares as nonlinear
+from jaxridge import optimize
 from jaxridge.optimize import losses
 
 RNG = np.random.default_rng(4)
@@ -18,7 +18,7 @@ Y = jnp.asarray(
 )
 # A few starts are so far away that they take ten times as many steps.
 START = jnp.asarray(TRUTH * RNG.uniform(0.8, 1.2, TRUTH.shape)).at[::90].set(jnp.array([0.1, 6.0, 0.0]))
-SOLVER = jxr.LevenbergMarquardt(linear=nonlinear.cholesky, acceleration=False)
+SOLVER = jxr.LevenbergMarquardt(linear=optimize.cholesky, acceleration=False)
 
 
 def decay(x, args):

@@ -12,7 +12,7 @@ import scipy.optimize
 import scipy.stats
 
 import jaxridge as jxr
-from jaxridge.optimize import least_squares as nonlinear
+from jaxridge import optimize
 from jaxridge.optimize import losses
 from jaxridge.optimize.least_squares import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.steps import Dense, Triangle
@@ -22,13 +22,13 @@ RNG = np.random.default_rng(8)
 LM, TR = LevenbergMarquardt(), TrustRegion()
 SOLVERS = {
     "LM": LM,
-    "LM by Cholesky": LevenbergMarquardt(linear=nonlinear.cholesky),
-    "LM by products": LevenbergMarquardt(linear=nonlinear.products),
+    "LM by Cholesky": LevenbergMarquardt(linear=optimize.cholesky),
+    "LM by products": LevenbergMarquardt(linear=optimize.products),
     "LM without acceleration": LevenbergMarquardt(acceleration=False),
     "TR": TR,
-    "TR by Cholesky": TrustRegion(linear=nonlinear.cholesky),
-    "dogleg": TrustRegion(step=nonlinear.dogleg),
-    "steihaug": TrustRegion(step=nonlinear.steihaug, linear=nonlinear.products),
+    "TR by Cholesky": TrustRegion(linear=optimize.cholesky),
+    "dogleg": TrustRegion(step=optimize.dogleg),
+    "steihaug": TrustRegion(step=optimize.steihaug, linear=optimize.products),
 }
 
 
@@ -232,9 +232,9 @@ def test_gauss_newton_derivative_leaves_the_second_order_out():
     def fit(y, derivative):
         return jxr.least_squares(decay, START, (T, y), derivative=derivative).value
 
-    exactly = jax.jacrev(fit)(Y, nonlinear.full_hessian)
-    nearly = jax.jacrev(fit)(Y, nonlinear.gauss_newton)
-    J = jax.jacfwd(decay)(fit(Y, nonlinear.full_hessian), (T, Y))
+    exactly = jax.jacrev(fit)(Y, optimize.full_hessian)
+    nearly = jax.jacrev(fit)(Y, optimize.gauss_newton)
+    J = jax.jacfwd(decay)(fit(Y, optimize.full_hessian), (T, Y))
     np.testing.assert_allclose(nearly, np.linalg.pinv(J), rtol=1e-8, atol=1e-10)
     assert np.max(np.abs(nearly - exactly)) > 1e-3 * np.max(np.abs(exactly))
 
@@ -332,7 +332,7 @@ def rosenbrock(x, scale):
     return jnp.sum(scale * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
 
 
-@pytest.mark.parametrize("step", [nonlinear.exact, nonlinear.dogleg, nonlinear.steihaug])
+@pytest.mark.parametrize("step", [optimize.exact, optimize.dogleg, optimize.steihaug])
 def test_minimize(step):
     found = jxr.minimize(rosenbrock, jnp.array([-1.2, 1.0, 0.8]), 100.0, solver=TrustRegion(step=step))
     assert found.success
@@ -454,7 +454,7 @@ def test_a_residual_without_forward_mode():
         jax.grad(lambda s: jxr.least_squares(lambda x, s: s * model(x), START, s).cost)(2.0)
 
 
-MATRIX_FREE_DOGLEG = TrustRegion(step=nonlinear.dogleg, linear=nonlinear.products)
+MATRIX_FREE_DOGLEG = TrustRegion(step=optimize.dogleg, linear=optimize.products)
 
 
 def same(x, _):
@@ -476,7 +476,7 @@ MISUSE = {
     ),
     "one bound": (lambda: outcome(lambda x, _: x, jnp.ones(3), bounds=(0.0,)), "bounds"),
     "steihaug with a matrix": (
-        lambda: outcome(decay, START, solver=TrustRegion(step=nonlinear.dogleg, linear=nonlinear.products)),
+        lambda: outcome(decay, START, solver=TrustRegion(step=optimize.dogleg, linear=optimize.products)),
         "products",
     ),
     "LM for minimize": (lambda: jxr.minimize(rosenbrock, jnp.ones(2), 1.0, solver=LM), "solver"),

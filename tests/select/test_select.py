@@ -12,8 +12,8 @@ import jaxridge as jxr
 from jaxridge import RESULTS, select
 from jaxridge.core import plan
 from jaxridge.linear.design import checked, design_of
-from jaxridge.linear.folds import partition
 from jaxridge.linear.spectrum import from_design
+from jaxridge.select.partition import partition
 
 RNG = np.random.default_rng(11)
 # Unsorted, with one repeated and zero among them: as many as every other grid here, so that programs are shared.
@@ -268,7 +268,7 @@ def test_edges(name):
 
 @partial(jax.jit, static_argnums=1)
 def grid_of(data, terms):
-    return select.grid(from_design(design_of(data, terms)), 7)
+    return from_design(design_of(data, terms)).default_grid(7)
 
 
 @pytest.mark.parametrize("case", ["weights, penalty, an unpenalised column", "no intercept", "wide"])
@@ -402,7 +402,7 @@ MISUSE = {
     "a vector held out": (lambda: select.holdout(X[0], Y[:1]), "X must be 2-D"),
     "rows held out that differ": (lambda: select.holdout(X[:3], Y[:2]), "holdout: X has 3 rows and y 2"),
     "nothing held out": (lambda: select.holdout(X[:0], Y[:0]), "holdout: X has 0 rows"),
-    "other columns held out": (lambda: scores_of(select.holdout(X[:, :3], Y)), "holdout: X has 3 columns.*problem 4"),
+    "other columns held out": (lambda: scores_of(select.holdout(X[:, :3], Y)), "holdout: X has 3 columns.*fitted on 4"),
     "other targets held out": (
         lambda: scores_of(select.holdout(X, Y[:, 0])),
         "y has 1 targets.*the problem 2",

@@ -1,0 +1,90 @@
+"""Arguments as the verbs take them, or a ``ValueError`` that names the argument and says what to pass instead."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxridge.core.types import Array
+
+
+def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
+    """``x`` as a real floating array, or a ``ValueError`` that says what to pass instead."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name} is masked; drop its masked rows, or fill them, for example {name}.filled(0.0).")
+    if isinstance(x, jax.Array | np.ndarray):
+        array = x
+    elif hasattr(x, "todense") or hasattr(x, "toarray"):
+        raise ValueError(f"{name} is sparse ({type(x).__name__}); pass a dense array, for example {name}.todense().")
+    else:
+        try:
+            array = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} has rows of unequal length; every row needs a number for every column.") from None
+    dtype = array.dtype
+    if dtype.kind in "OSUMm":
+        raise ValueError(f"{name} holds values that are not numbers (dtype {dtype}); encode or drop them first.")
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"{name} is complex ({dtype}); stack the real and imaginary parts as rows instead.")
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        raise ValueError(f"{name} is {dtype}, too coarse to factorise; convert it with {name}.astype('float32').")
+    if array.ndim not in ndim:
+        wanted = " or ".join(f"{k}-D" for k in ndim)
+        hint = f"; use {name}[:, None] for one feature" if name == "X" and array.ndim == 1 else ""
+        raise ValueError(f"{name} must be {wanted}, got shape {array.shape}{hint}.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return jnp.asarray(array, jnp.result_type(float))
+    # Without a dtype of its own: float64 from NumPy is float32 where x64 is off, and that needs no warning.
+    return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
+
+
+def as_function(name: str, value: Any, instead: str) -> Any:
+    """``value`` if it is something to call, or a ``ValueError`` that says what to pass instead."""
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(f"{name} is {value!r}; pass {instead}.")
+    return value
+
+
+def as_key(key: Any, *, optional: bool = False) -> Any:
+    """``key`` if it can be one of ``jax.random``, or None where that is a choice too; else a ``ValueError``."""
+    if not (isinstance(key, jax.Array | np.ndarray) or (optional and key is None)):
+        raise ValueError(f"key is {key!r}; pass one of jax.random, such as jax.random.key(0).")
+    return key
+
+
+def as_points(name: str, points: Any) -> Any:
+    """A set of points: an array (n, d) of floats, or a pytree of arrays with a leading axis of n."""
+    if isinstance(points, dict | tuple | eqx.Module):
+        leaves = jax.tree.map(jnp.asarray, points)
+        if not jax.tree.leaves(leaves) or any(leaf.ndim == 0 for leaf in jax.tree.leaves(leaves)):
+            raise ValueError(f"{name} needs arrays with an axis of points in front.")
+        return leaves
+    if np.ndim(points) == 1:
+        raise ValueError(
+            f"{name} must be 2-D, (n, d), got shape {np.shape(points)}; use {name}[:, None] for one feature."
+        )
+    return as_floats(name, points, (2,))
+
+
+def as_lam(lam: Any, y: Array, single: bool, name: str = "lam") -> Array:
+    """A scalar, or one number for each target, in the dtype of the data."""
+    lam = as_floats(name, lam, (0, 1)).astype(y.dtype)
+    if lam.ndim == 1 and (single or lam.shape != y.shape[1:]):
+        paths = "for a grid use ridge_path, kernel_ridge_path or tikhonov_path"
+        hint = paths if name == "lam" else "one number for each target"
+        raise ValueError(f"{name} has shape {lam.shape}; a scalar is needed, or (t,) for t targets; {hint}.")
+    return lam
+
+
+def as_lams(lams: Any, y: Array) -> Array | None:
+    """A grid (k,), or (k, t)."""
+    if lams is None:
+        return None
+    lams = as_floats("lams", lams, (1, 2)).astype(y.dtype)
+    if lams.shape[0] == 0:
+        raise ValueError("lams is empty; pass at least one lambda, or None for a grid from the data.")
+    if lams.ndim == 2 and lams.shape[1] != y.shape[1]:
+        raise ValueError(f"lams has shape {lams.shape}; a grid per target needs (k, {y.shape[1]}), a common one (k,).")
+    return lams

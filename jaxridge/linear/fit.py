@@ -1,0 +1,91 @@
+"""A fitted linear model, and what every factored ridge problem has in common."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxridge.core.checks import as_floats
+from jaxridge.core.factored import Factored, Model
+from jaxridge.core.numbers import log_spaced, matmul
+from jaxridge.core.types import Array, Float, Lam
+from jaxridge.linear.design import Design
+
+
+class Fit(Model):
+    """A fitted linear model: ``predict(X) = X @ coef + intercept``.
+
+    ``coef`` (d,) or (d, t), ``intercept`` () or (t,), ``lam`` as it was used, ``dof`` (effective degrees of
+    freedom, the intercept counted), ``rss`` (weighted residual sum of squares), ``result`` (`RESULTS`, one for
+    each target). In a `Path` each has an axis of λ in front.
+    """
+
+    coef: Float[Array, "d *t"]
+    intercept: Float[Array, "*t"]
+    lam: Array
+    dof: Array
+    rss: Float[Array, "*t"]
+    result: Any
+
+    def predict(self, X: Any) -> Float[Array, "n *t"]:
+        """Predictions (n,) or (n, t) for new rows (n, d)."""
+        return predict("X", X, self.coef, self.intercept)
+
+
+def predict(name: str, X: Any, coef: Float[Array, "d *t"], intercept: Float[Array, "*t"]) -> Float[Array, "n *t"]:
+    """X @ coef + intercept, or a ``ValueError`` for columns that are not those of the fit."""
+    X = as_floats(name, X, (2,))
+    if X.shape[1] != coef.shape[0]:
+        raise ValueError(
+            f"{name} has {X.shape[1]} columns and the model was fitted on {coef.shape[0]}; pass the same ones."
+        )
+    dtype = np.promote_types(X.dtype, coef.dtype)
+    product = matmul(X.astype(dtype), coef.astype(dtype))
+    return product + jnp.broadcast_to(intercept.astype(dtype), product.shape)
+
+
+class LinearFactored(Factored):
+    """A factored ridge problem on a matrix of features; ``coef`` are those of [X Z]."""
+
+    problem: eqx.AbstractVar[Design]
+
+    model = Fit
+
+    def residual(self, lam: Lam) -> Float[Array, "n t"]:
+        return self.problem.y - self.problem.product(self.coef(lam))
+
+    def penalty_of(self, w: Float[Array, "a t"]) -> Float[Array, " t"]:
+        """Σⱼ pⱼ wⱼ²."""
+        penalty = self.problem.penalty
+        return jnp.sum(penalty[:, None] * jnp.square(w[: penalty.shape[0]]), axis=0)
+
+    def fit(self, lam: Lam) -> Fit:
+        coef, intercept = self.problem.split(self.coef(lam))
+        rss, result = self.problem.squeeze((self.rss(lam), self.result(lam)))
+        return Fit(coef, intercept, lam, self.dof_or_nan(lam), rss, result)
+
+    def predict_at(self, name: str, X: Any, lams: Float[Array, "k *t"]) -> Float[Array, "k v t"]:
+        X = as_floats(name, X, (2,)).astype(self.problem.X.dtype)
+
+        def at(lam: Array) -> Array:
+            coef, intercept = self.problem.split(self.coef(lam))
+            return predict(name, X, coef.reshape(coef.shape[0], -1), intercept.reshape(-1))
+
+        return jax.vmap(at)(lams)
+
+    def default_grid(self, count: int = 100) -> Float[Array, " k"]:
+        """From where every direction is fitted, filter factors above 0.99, to where none is, below 0.01."""
+        low, high = self.span()
+        return log_spaced(low - 2, high + 2, count)
+
+
+def span_of(s: Float[Array, " r"]) -> tuple[Array, Array]:
+    """log₁₀ of the squares of the smallest singular value above rounding and of the largest; 0 where there is none."""
+    s = jax.lax.stop_gradient(s)
+    largest = jnp.max(s, initial=0.0)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    smallest = jnp.min(jnp.where(s > 0, s, largest), initial=jnp.inf)
+    smallest = jnp.where(jnp.isfinite(smallest), smallest, largest)
+    return 2 * jnp.log10(smallest), 2 * jnp.log10(largest)

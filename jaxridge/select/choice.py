@@ -1,0 +1,98 @@
+"""What a grid of λ gives, and what a rule takes of it: one `Path` and one `Choice` for every family of problems."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxridge.core.checks import as_lam
+from jaxridge.core.factored import Factored
+from jaxridge.core.types import Array, Bool, Float, Int, Lam
+
+
+class Path(eqx.Module):
+    """A model for every λ of a grid, from one factorisation.
+
+    ``lams`` (k,) or (k, t); ``fits`` the models, with the grid as their leading axis, whose fields are those of the
+    path too: ``path.coef`` (k, d[, t]), ``path.rss`` (k[, t]), ``path.result``. ``path[i]`` is the model at the i-th λ,
+    ``path[a:b]`` a path, ``path.at(lam)`` the model at any other λ. ``factored`` is what they were read from.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> path = jxr.ridge_path(jnp.eye(2), jnp.array([3.0, 4.0]), [0.0, 1.0, 3.0], intercept=False)
+    >>> print(path[1].coef, path[1:].lams, path[1:].predict(jnp.ones((1, 2)))[:, 0])
+    [1.5 2. ] [1. 3.] [3.5  1.75]
+    """
+
+    lams: Float[Array, "k *t"]
+    fits: Any
+    factored: Any
+
+    def __len__(self) -> int:
+        return self.lams.shape[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("lams", "fits", "factored"):
+            raise AttributeError(name)
+        return getattr(self.fits, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The model at one λ; the path of a slice, or of an array of indices."""
+        lams, fits = self.lams[index], self.fits.taken(index)
+        return fits if lams.ndim < self.lams.ndim else Path(lams, fits, self.factored)
+
+    def at(self, lam: Any) -> Any:
+        """The model at any λ, without another factorisation."""
+        if self.factored is None:
+            raise ValueError("at needs the factor of a dense solver; make lam a part of lams instead.")
+        problem = self.factored.problem
+        return _fit_at(self.factored, as_lam(lam, problem.y, problem.single))
+
+    def predict(self, X: Any, **options: Any) -> Float[Array, "k n *t"]:
+        """Predictions at every λ: (k, n) or (k, n, t)."""
+        return jax.vmap(lambda fit: fit.predict(X, **options), in_axes=(self.fits.axes(),))(self.fits)
+
+
+@eqx.filter_jit
+def _fit_at(factored: Factored, lam: Lam) -> Any:
+    return factored.fit(lam)
+
+
+class Choice(eqx.Module):
+    """The λ that a rule takes from a grid, and why.
+
+    ``lam`` () or, per target, (t,); ``lams`` (k,) and ``scores`` (k[, t]), lower is better, NaN where a λ was not
+    solved; ``spread`` the standard error of each score where the rule has one; ``index`` the grid point taken;
+    ``at_edge`` whether that is an end of the grid, so that a better λ may lie outside; ``beside_unresolved`` whether
+    the next smaller λ was not solved, so that a better one may lie there; ``fit`` the model at ``lam``; ``path`` that
+    of the grid, where its models were formed.
+    """
+
+    lam: Array
+    lams: Array
+    scores: Float[Array, "k *t"]
+    spread: Float[Array, "k *t"] | None
+    index: Int[Array, "*t"]
+    at_edge: Bool[Array, "*t"]
+    beside_unresolved: Bool[Array, "*t"]
+    fit: Any
+    path: Path | None = None
+
+    def message(self) -> str:
+        """What a reader should know about this choice; empty if there is nothing to say."""
+        said = []
+        if bool(jnp.any(self.at_edge)):
+            low, high = (float(end) for end in ends(self.lams.ravel()))
+            said.append(
+                f"The chosen lam lies at an edge of the grid [{low:.3g}, {high:.3g}], so a better one may lie "
+                "outside: widen lams."
+            )
+        if bool(jnp.any(self.beside_unresolved)):
+            said.append("The next smaller lam was not solved, so a better one may lie there: raise budget or tol.")
+        return " ".join(said)
+
+
+def ends(lams: Float[Array, "k *t"]) -> tuple[Array, Array]:
+    """The least and the largest valid λ of a grid."""
+    low = jnp.min(jnp.where(lams >= 0, lams, jnp.inf), axis=0)
+    return low, jnp.max(jnp.where(lams >= 0, lams, -jnp.inf), axis=0)
