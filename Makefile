@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test census bench clean
+.PHONY: sweep test census contract golden notebooks bench accelerator clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -14,12 +14,33 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	@mkdir -p .cache/jax
 
+# One wing with its doctests, as in `make test-linear`; tests/ has a folder for each that has tests of its own.
+test-%: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(wildcard tests/$*) jaxridge/$*
+
+# Every exit and rule of every kind of factored problem, of which `make test` judges one case of each kind.
+contract: .venv/installed-dev
+	$(BIN)/python tests/test_factored.py
+
+# Values and first derivatives of all verbs against those that are stored: for a rewrite, on the machine that stored them
+# or another (`golden.py --write` in the code that is right).
+golden: .venv/installed-dev
+	$(BIN)/python tests/golden.py
+
+# Every notebook from a clean kernel, of which `make test` runs the quickest.
+notebooks: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/test_notebooks.py --whole
+
 # Every input of the census, of which `make test` judges a third.
 census: .venv/installed-dev
 	$(BIN)/python tests/test_census.py
 
 bench: .venv/installed-bench
-	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out bench/_% bench/accelerator.py, $(wildcard bench/*.py)); do $(BIN)/python $$file || exit 1; done
+
+# On whatever device JAX has, against the CPU, in eight minutes at most; bench/results/ keeps the table.
+accelerator: .venv/installed-bench
+	$(BIN)/python bench/accelerator.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

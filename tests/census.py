@@ -522,3 +522,17 @@ def _noise_of_constant_y(system, lam, unit):
     best = min(max(mp.sqrt(lam), sizes.smallest), sizes.largest)
     total = mp.sqrt(reference.big(sum(system.omega)))
     return best / (best**2 + lam) * unit * _rounding_of_mean(system, unit) * total
+
+
+def work(connection, dtype, tasks):
+    """In a process of its own: announce each task, then send its verdict."""
+    import conftest  # noqa: F401  (the strictness of the tests)
+
+    for index, which, method in tasks:
+        connection.send((index, which, method))
+        try:
+            verdict = judge(dtype, index, which, method)
+        except Exception as error:
+            verdict = Verdict("wrong", f"raised {type(error).__name__}: {str(error)[:200]}")
+        connection.send(verdict)
+    connection.close()

@@ -2,7 +2,10 @@
 
 import gc
 import os
+from collections import Counter
 from pathlib import Path
+
+import pytest
 
 # Workers run side by side: threads of BLAS that wait for one another by spinning slow each other down tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -32,3 +35,27 @@ if CACHE.is_dir():
 # Tracing makes containers by the million that stay in caches; looking through them took a quarter of its time.
 gc.freeze()
 gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="all rows of tables of which the tests judge a sample")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_module():
+    """Compiled programs pile up to gigabytes, and another module has little use for them."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Seconds in each folder, all workers together."""
+    seconds = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                seconds["/".join(Path(report.fspath).parts[:2])] += report.duration
+    terminalreporter.write_sep("-", "seconds by folder")
+    for folder, total in seconds.most_common():
+        terminalreporter.write_line(f"{total:8.1f}  {folder}")

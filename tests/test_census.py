@@ -20,20 +20,6 @@ LIMIT = 20.0  # seconds for one input
 WARM_UP = 120.0  # and for the first of a group, which compiles
 
 
-def work(connection, dtype, tasks):
-    """In a process of its own: announce each task, then send its verdict."""
-    import conftest  # noqa: F401  (the strictness of the tests)
-
-    for index, which, method in tasks:
-        connection.send((index, which, method))
-        try:
-            verdict = census.judge(dtype, index, which, method)
-        except Exception as error:
-            verdict = census.Verdict("wrong", f"raised {type(error).__name__}: {str(error)[:200]}")
-        connection.send(verdict)
-    connection.close()
-
-
 def shares(dtype, methods, share):
     """Tasks for each worker: whole groups, so that each is compiled once, the largest first."""
     groups = {}
@@ -54,7 +40,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.dtype, self.tasks, self.current = dtype, list(tasks), None
         self.connection, child = context.Pipe(duplex=False)
-        self.process = context.Process(target=work, args=(child, dtype, self.tasks), daemon=True)
+        self.process = context.Process(target=census.work, args=(child, dtype, self.tasks), daemon=True)
         # Programs as users run them: with the optimisation that conftest.py turns off.
         with unittest.mock.patch.dict(os.environ, XLA_FLAGS="--xla_cpu_parallel_codegen_split_count=1"):
             self.process.start()

@@ -63,7 +63,7 @@ class Problem(eqx.Module):
 
     def squeeze(self, x: Any) -> Any:
         """``x`` without the axis of targets where y had none."""
-        return jax.tree.map(lambda leaf: leaf[..., 0], x) if self.single else x
+        return jax.tree.map(lambda leaf: leaf[..., 0], x) if self.terms.single else x
 
 
 class Measurements(Problem):

@@ -27,35 +27,37 @@ def derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[...
     as a whole also where it is called on its own; what is no array is a constant of that program.
     """
 
+    plain = _derived(value, live)
+
     @lru_cache(maxsize=64)
-    def compiled(leaves: tuple[Any, ...], tree: Any) -> Callable[[Any], Any]:
+    def closed_over(leaves: tuple[Any, ...], tree: Any) -> Callable[..., Any]:
         static = jax.tree.unflatten(tree, leaves)
-        return _derived(*(lambda arrays, fn=fn: fn(*eqx.combine(arrays, static)) for fn in (value, live)))
+        return _derived(*(lambda *arrays, fn=fn: fn(*eqx.combine(arrays, static)) for fn in (value, live)))
 
     @wraps(value)
     def call(*args: Any) -> Any:
         arrays, static = eqx.partition(args, eqx.is_array_like)
         leaves, tree = jax.tree.flatten(static)
-        return compiled(tuple(leaves), tree)(arrays)
+        return closed_over(tuple(leaves), tree)(*arrays) if leaves else plain(*args)
 
     return call
 
 
-def _derived(value: Callable[[Any], Any], live: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
     @jax.custom_jvp
-    def attached(args: Any) -> Any:
-        return value(args)
+    def attached(*args: Any) -> Any:
+        return value(*args)
 
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        leaves, tree = jax.tree.flatten(primals[0])
-        dleaves = tree.flatten_up_to(tangents[0])
+        leaves, tree = jax.tree.flatten(primals)
+        dleaves = tree.flatten_up_to(tangents)
         moving = [i for i, tangent in enumerate(dleaves) if moves(tangent)]
 
         def along(*moved: Array) -> Any:
             filled = list(leaves)
             for i, leaf in zip(moving, moved, strict=True):
                 filled[i] = leaf
-            return live(jax.tree.unflatten(tree, filled))
+            return live(*jax.tree.unflatten(tree, filled))
 
         _, tangent = jax.jvp(along, [leaves[i] for i in moving], [dleaves[i] for i in moving])
         return whole(*primals), tangent

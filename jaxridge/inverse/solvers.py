@@ -47,6 +47,8 @@ class Diagonal(TikhonovSolver):
     gram: operators.Diagonalised | None
 
     def factor(self, problem: TikhonovProblem, lams: Any = None) -> DiagonalFactored:
+        if problem.weights is not None:
+            raise ValueError("weights make A other than diagonal; use solver=GolubKahan() or leave solver out.")
         shaped = problem.A.outputs.shaped
         z = columns(lambda y: self.A.analyse(shaped(y)).ravel(), problem.data())
         penalty = None if self.gram is None else jnp.sqrt(self.gram.symbol.ravel())

@@ -63,9 +63,9 @@ class Factor(eqx.Module):
         raise NotImplementedError
 
     def damped(self, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
-        """μG in these coordinates."""
+        """μG in these coordinates, for the μ that is solved."""
         infinite = jnp.isinf(mu)[None, :]
-        return jnp.where(infinite, z, jnp.where(infinite, 0.0, mu[None, :]) * self.within(mu, z))
+        return jnp.where(infinite, z, jnp.where(infinite, 0.0, self.held(mu)[None, :]) * self.within(mu, z))
 
     def damped_squares(self, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, " t"]:
         """‖μGz‖²."""
@@ -73,7 +73,7 @@ class Factor(eqx.Module):
 
     def damped_diagonal(self, form: KernelForm, mu: Float[Array, " c"]) -> Float[Array, "n c"]:
         """μGᵢᵢ."""
-        return mu[None, :] * self.diagonal(form, mu)
+        return self.held(mu)[None, :] * self.diagonal(form, mu)
 
     def loo(self, form: KernelForm, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, "n t"]:
         """(Gb)ᵢ/Gᵢᵢ."""

@@ -53,7 +53,8 @@ class Posterior(eqx.Module):
         across = self.fit.kernel.matrix(self.fit.points, X)
         ones = jnp.ones(across.shape[1], across.dtype)
         alpha, b = factored.solve(lam, problem.weigh(across), ones)
-        return product(across, alpha) + b if problem.intercept else product(across, alpha)
+        reduced = product(across, alpha)
+        return reduced + jnp.broadcast_to(b, reduced.shape) if problem.intercept else reduced
 
     def _scaled(self, covariance: Array) -> Array:
         scale = self.noise / self.fit.lam

@@ -194,9 +194,8 @@ class KernelSpectrum(KernelFactored):
 
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target."""
-        form, lam = self.form, jnp.atleast_1d(lam)
-        mu = form.mu(jax.lax.stop_gradient(lam))
-        known = jnp.all(jnp.isfinite(jax.lax.stop_gradient(self._coef(lam))), axis=0)
+        form, lam = self.form, jax.lax.stop_gradient(jnp.atleast_1d(lam))
+        mu, known = form.mu(lam), jnp.all(jnp.isfinite(self._coef(lam)), axis=0)
         good = form.finite & form.finite_y & form.weights
         return first_failure(
             (~form.finite, RESULTS.nonfinite_kernel),

@@ -92,10 +92,10 @@ class Cholesky(LinearFactored):
 
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target."""
-        checks, lam = self.form.checks, jnp.atleast_1d(lam)
-        coef = jax.lax.stop_gradient(self._coef(lam))
+        checks, lam = self.form.checks, jax.lax.stop_gradient(jnp.atleast_1d(lam))
+        coef = self._coef(lam)
         # The Gram matrix is known to eps·trace, so a smaller pivot is rounding.
-        pivots = jnp.diagonal(self._lower(jax.lax.stop_gradient(lam)), axis1=1, axis2=2)
+        pivots = jnp.diagonal(self._lower(lam), axis1=1, axis2=2)
         floor = self.gram.shape[0] * jnp.finfo(lam.dtype).eps * jnp.max(jnp.square(pivots), axis=1, initial=0.0)
         lost = ~jnp.all(jnp.square(pivots) > floor[:, None], axis=1)
         return first_failure(

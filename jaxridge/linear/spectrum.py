@@ -130,14 +130,12 @@ class Spectrum(LinearFactored):
         """Weighted residual sum of squares, ‖(1−f) z‖² + rss⊥."""
         factor = self.factor
         scaled = factor.rss_perp[None, :] + jnp.sum(jnp.square(self._kept(lam) * factor.z), axis=0, keepdims=True)
-        return self._with_beyond((scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0])
+        inside, beyond = (scaled * factor.y_scale[None, :] * factor.y_scale[None, :])[0], self.problem.beyond
+        return inside if beyond is None else inside + beyond.rss
 
     def _rss_live(self, lam: Lam) -> Float[Array, " t"]:
         r, _ = self._solution(lam)
-        return self._with_beyond(jnp.sum(self.problem.weigh(jnp.square(r)), axis=0))
-
-    def _with_beyond(self, inside: Float[Array, " t"]) -> Float[Array, " t"]:
-        beyond = self.problem.beyond
+        inside, beyond = jnp.sum(self.problem.weigh(jnp.square(r)), axis=0), self.problem.beyond
         return inside if beyond is None else inside + beyond.rss
 
     rss = derived(_rss, _rss_live)
@@ -255,10 +253,10 @@ class Spectrum(LinearFactored):
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target: whether this λ was solved, and if not, why."""
         factor, checks = self.factor, self.factor.checks
-        lam = jnp.atleast_1d(lam)
-        finite = jnp.all(jnp.isfinite(jax.lax.stop_gradient(self._coef(lam))), axis=0)
+        lam = jax.lax.stop_gradient(jnp.atleast_1d(lam))
+        finite = jnp.all(jnp.isfinite(self._coef(lam)), axis=0)
         singular = ~factor.full_rank & (lam == 0)
-        lost = _is_lost(jax.lax.stop_gradient(self), jax.lax.stop_gradient(lam))
+        lost = _is_lost(jax.lax.stop_gradient(self), lam)
         return first_failure(
             (~(checks.finite & checks.finite_y), RESULTS.nonfinite_input),
             (~checks.weights, RESULTS.invalid_weights),

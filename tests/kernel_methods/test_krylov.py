@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lines import check_derivatives
 
-from jaxridge import RESULTS, kernels
+import jaxridge as jxr
+from jaxridge import RESULTS, kernels, select
 from jaxridge.core import plan
 from jaxridge.core.factored import Terms
 from jaxridge.core.rows import copies
-from jaxridge.kernel_methods import Iterative, Nystroem
+from jaxridge.kernel_methods import Iterative, Mixed, Nystroem, Tridiagonal
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernels import KernelProduct, features
 from jaxridge.linalg import LowRank, conjugate_gradients, pivoted_cholesky
@@ -363,3 +365,29 @@ def test_misuse_is_said_before_anything_runs():
         features.fourier(kernels.Linear(), 3, 10, key=KEY)
     with pytest.raises(ValueError, match="even"):
         features.fourier(kernels.RBF(), 3, 9, key=KEY)
+
+
+@pytest.mark.parametrize("rule", [select.gcv, select.loo, select.evidence], ids=["gcv", "loo", "evidence"])
+def test_scores_of_nystroem_have_derivatives_in_lam_and_y_and_refuse_the_rest(rule):
+    """The fit follows y, which a frozen model would not say."""
+    solver = Nystroem(centres=X[:6])
+
+    def score(X, y, lam):
+        return jxr.kernel_ridge_score(X, y, lam, kernel=kernels.RBF(), rule=rule, solver=solver)
+
+    check_derivatives(lambda y, lam: score(X, y, lam), (Y, jnp.array(0.3)), rtol=1e-6)
+    with pytest.raises(ValueError, match="Differentiate select"):
+        jax.grad(lambda X: jnp.sum(score(X, Y, 0.3)))(X)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [None, Tridiagonal(), Mixed(), Nystroem(centres=X[:6])],
+    ids=["default", "tridiagonal", "mixed", "nystroem"],
+)
+def test_fits_have_derivatives_in_lam(solver):
+    def numbers_of(lam):
+        fit = jxr.kernel_ridge(X, Y, lam, kernel=kernels.RBF(), solver=solver)
+        return fit.dual_coef, fit.intercept, fit.rss
+
+    check_derivatives(numbers_of, (jnp.array(0.7),), rtol=1e-6)
