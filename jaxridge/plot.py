@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxridge import inverse
-from jaxridge.linear.design import Design
+from jaxridge.linear.design import column_sd
 from jaxridge.linear.fit import Fit
 from jaxridge.select.choice import Choice, Path
+
+__all__ = ["COLOURS", "STYLE", "dof", "figure", "formats", "images", "l_curve", "path", "picard", "scores"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -332,19 +334,6 @@ def formats() -> list[str]:
     """The usual endings of file names that a figure can be saved under; ImportError without matplotlib."""
     supported = _matplotlib().figure.Figure().canvas.get_supported_filetypes()
     return [f".{kind}" for kind in ("png", "pdf", "svg", "jpg", "webp") if kind in supported]
-
-
-def column_sd(design: Design) -> np.ndarray:
-    """Weighted standard deviation of each column of X, in the order of the user's columns (d,)."""
-    X, Z, free = np.asarray(design.X), np.asarray(design.Z), list(design.terms.unpenalized)
-    columns = np.empty((X.shape[0], X.shape[1] + len(free)), X.dtype)
-    columns[:, free] = Z[:, Z.shape[1] - len(free) :]
-    columns[:, np.setdiff1d(np.arange(columns.shape[1]), free)] = X
-    weights = None if design.weights is None else np.asarray(design.weights)
-    unit = np.max(np.abs(columns), axis=0, initial=np.finfo(X.dtype).tiny)
-    columns = columns / unit[None, :]
-    mean = np.average(columns, axis=0, weights=weights)
-    return unit * np.sqrt(np.average(np.square(columns - mean[None, :]), axis=0, weights=weights))
 
 
 def _matplotlib() -> Any:

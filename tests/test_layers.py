@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,25 @@ def test_every_wing_says_what_is_public(wing):
     assert package.__doc__
     if wing != "core":
         assert all(getattr(package, name).__doc__ for name in package.__all__)
+
+
+PUBLIC = (
+    "core.plan",
+    "kernels.features",
+    "linalg.conjugate_gradients",
+    "linalg.golub_kahan",
+    "linear.design",
+    "linear.spectrum",
+    "linear.stream",
+    "optimize.losses",
+    "inverse.testproblems",
+    "plot",
+)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_module_says_what_is_public(name):
+    module = importlib.import_module(f"jaxridge.{name}")
+    assert set(module.__all__) <= set(vars(module))
+    named = [getattr(module, one) for one in module.__all__]
+    assert all(value.__doc__ for value in named if inspect.isclass(value) or inspect.isroutine(value))

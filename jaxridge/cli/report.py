@@ -9,10 +9,10 @@ import rich.box
 import rich.console
 import rich.table
 
-from jaxridge import plot
 from jaxridge.cli.files import BadInput, quoted
 from jaxridge.cli.found import LOO, Roles, Rule, Sweep
 from jaxridge.core.results import RESULTS
+from jaxridge.linear.design import column_sd
 
 ROWS, COEFFICIENTS, TARGETS = 17, 30, 8  # lines and columns of tables without --full
 
@@ -169,7 +169,7 @@ def show_choice(console: rich.console.Console, found: Sweep, problem: Roles, ful
 def show_coefficients(console: rich.console.Console, found: Sweep, problem: Roles, full: bool) -> None:
     """The coefficients at the λ taken, in the units of the data, and where columns are scaled per deviation."""
     fit, t = found.chosen.fit, len(problem.targets)
-    coef, sd = np.asarray(fit.coef), plot.column_sd(found.path.factored.problem)[:, None]
+    coef, sd = np.asarray(fit.coef), column_sd(found.path.factored.problem)[:, None]
     size = np.max(np.abs(coef * sd), axis=1)
     shown = np.arange(len(coef)) if full else np.sort(np.argsort(-size, kind="stable")[:COEFFICIENTS])
     across = t if full else min(t, TARGETS)

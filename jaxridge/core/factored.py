@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxridge.core.numbers import matmul, safe_sqrt
 from jaxridge.core.types import Array, Bool, Float, Lam
 
+__all__ = ["Factored", "Measurements", "Model", "Problem", "Solver", "Terms", "as_solver"]
+
 
 class Terms(NamedTuple):
     """The static side of a problem; families may have more of it."""

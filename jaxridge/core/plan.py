@@ -6,6 +6,23 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = [
+    "KERNEL_MEMORY",
+    "MEMORY",
+    "Chunks",
+    "GramRoute",
+    "KernelBlocks",
+    "KernelRoute",
+    "as_bytes",
+    "chunks",
+    "feature_block",
+    "gram",
+    "kernel",
+    "kernel_blocks",
+    "spectral",
+    "whole",
+]
+
 # Bytes for intermediate arrays at a time. Measured at 5000 rows × 100 targets × 100 λ on CPU: blocks of 64 MiB
 # take 1.7 s, of 256 MiB 1.9 s, all at once 2.4 s, one λ at a time 1.9 s.
 MEMORY = 2**26

@@ -7,6 +7,8 @@ import jax
 
 from jaxridge.core.types import Array
 
+__all__ = ["RESULTS", "first_failure", "override"]
+
 
 class RESULTS(eqx.Enumeration):
     """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.

@@ -19,6 +19,8 @@ from jaxridge.inverse.within import DiagonalFactored, DirectFactored
 from jaxridge.linear.design import make_design
 from jaxridge.linear.spectrum import from_design
 
+__all__ = ["Diagonal", "Direct", "GolubKahan", "PerLam", "TikhonovSolver"]
+
 
 class TikhonovSolver(Solver):
     """A solver of Tikhonov problems."""

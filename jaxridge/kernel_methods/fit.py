@@ -16,6 +16,8 @@ from jaxridge.core.types import Array, Float, Lam
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernels.base import Kernel
 
+__all__ = ["KernelFactored", "KernelFit", "default_grid", "predict", "span_of"]
+
 
 class KernelFit(Model):
     """A fitted kernel model: ``predict(X) = kernel(X, points) @ dual_coef + intercept``.

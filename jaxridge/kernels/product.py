@@ -11,6 +11,8 @@ from jaxridge.core.numbers import matmul
 from jaxridge.core.rows import blocks, map_rows, take
 from jaxridge.core.types import Array, Float
 
+__all__ = ["KernelProduct"]
+
 
 class KernelProduct(eqx.Module):
     """V ↦ KV for the kernel matrix of n points, by rows of K in blocks; ``K`` is None, or all of it where it fits.

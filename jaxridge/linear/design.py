@@ -17,6 +17,8 @@ from jaxridge.core.factored import Problem
 from jaxridge.core.numbers import exponent, matmul, power_of_two
 from jaxridge.core.types import Array, Float
 
+__all__ = ["Beyond", "Data", "Design", "Options", "Terms", "checked", "column_sd", "design_of", "make_design"]
+
 
 class Terms(NamedTuple):
     """The static side of a problem: what compiles into the program."""
@@ -201,3 +203,16 @@ def _variance(X: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Flo
     # The mean is known to n·eps of the largest entry, so a smaller deviation is rounding.
     constant = variance <= (X.shape[0] * jnp.finfo(X.dtype).eps) ** 2
     return jnp.where(constant, 1.0, variance / jnp.square(unit))
+
+
+def column_sd(design: Design) -> np.ndarray:
+    """Weighted standard deviation of each column of X, in the order of the user's columns (d,)."""
+    X, Z, free = np.asarray(design.X), np.asarray(design.Z), list(design.terms.unpenalized)
+    columns = np.empty((X.shape[0], X.shape[1] + len(free)), X.dtype)
+    columns[:, free] = Z[:, Z.shape[1] - len(free) :]
+    columns[:, np.setdiff1d(np.arange(columns.shape[1]), free)] = X
+    weights = None if design.weights is None else np.asarray(design.weights)
+    unit = np.max(np.abs(columns), axis=0, initial=np.finfo(X.dtype).tiny)
+    columns = columns / unit[None, :]
+    mean = np.average(columns, axis=0, weights=weights)
+    return unit * np.sqrt(np.average(np.square(columns - mean[None, :]), axis=0, weights=weights))

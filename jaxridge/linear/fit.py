@@ -13,6 +13,8 @@ from jaxridge.core.numbers import log_spaced, matmul
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.linear.design import Design
 
+__all__ = ["Fit", "LinearFactored", "predict", "span_of"]
+
 
 class Fit(Model):
     """A fitted linear model: ``predict(X) = X @ coef + intercept``.

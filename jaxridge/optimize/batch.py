@@ -20,14 +20,16 @@ from jaxridge.core.types import Array
 from jaxridge.optimize import loop
 from jaxridge.optimize.least_squares import (
     LevenbergMarquardt,
+    NonlinearProblem,
     Options,
     Prepared,
-    Problem,
     Solution,
     cholesky,
     make_problem,
     solution_of,
 )
+
+__all__ = ["least_squares_batch"]
 
 _SHRINK = 8  # a block ends when no more than one lane in so many is still running
 _BLOCK = 1000  # fits the cache of a CPU, and its rows do not all fall on the same lines as those of a power of two do
@@ -93,7 +95,7 @@ def _check_lanes(args: Any, in_axes: Any, count: int) -> None:
 
 
 @eqx.filter_jit
-def _run(problem: Problem, in_axes: Any, block: int) -> Solution:
+def _run(problem: NonlinearProblem, in_axes: Any, block: int) -> Solution:
     x0, (own, shared) = problem.x0, _lanes_first(problem.args, in_axes)
 
     def lane(x0: Any, own: Any) -> Prepared:

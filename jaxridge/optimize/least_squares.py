@@ -228,7 +228,7 @@ def minimize(
     return _minimize(fn, x0, args, bounds, _as_arrays(solver), tol, derivative, callback)
 
 
-class Problem(eqx.Module):
+class NonlinearProblem(eqx.Module):
     """The arguments of `least_squares`, as one pytree to compile, batch and take apart."""
 
     residual: Callable[[Any, Any], Any]
@@ -290,17 +290,17 @@ def make_problem(
     xtol: float = 1e-12,
     gtol: float = 0.0,
     max_steps: int = 1000,
-) -> Problem:
+) -> NonlinearProblem:
     """The arguments of `least_squares` with its defaults, every number an array."""
     solver = LevenbergMarquardt() if solver is None else solver
     x0 = jax.tree.map(as_real("x0"), x0)
     lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
     tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
-    return Problem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
+    return NonlinearProblem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
 
 
 @eqx.filter_jit
-def _least_squares(problem: Problem, callback: Callable[..., None] | None) -> Solution:
+def _least_squares(problem: NonlinearProblem, callback: Callable[..., None] | None) -> Solution:
     ready = problem.prepare()
     return solution_of(ready, _search(ready, problem.tol, True, callback))
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from jaxridge.core.types import Array
 
+__all__ = ["Loss", "arctan", "cauchy", "huber", "linear", "scaled", "soft_l1"]
+
 Loss = Callable[[Array], Array]
 
 

@@ -12,6 +12,8 @@ from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.optimize import steps
 
+__all__ = ["Subproblem", "trust_region_subproblem"]
+
 
 class Subproblem(eqx.Module):
     """The global minimiser of gᵀp + ½ pᵀHp over ‖p‖ ≤ radius."""

@@ -19,6 +19,8 @@ from jaxridge.linalg import secular
 from jaxridge.optimize.flat import flat_residual
 from jaxridge.optimize.least_squares import Solution
 
+__all__ = ["Uncertainty", "student", "uncertainty"]
+
 
 class Uncertainty(eqx.Module):
     """Covariance of a fit, in the order in which ``ravel_pytree`` lays the parameters out."""

@@ -10,6 +10,8 @@ from jaxridge.core.checks import as_lam
 from jaxridge.core.factored import Factored
 from jaxridge.core.types import Array, Bool, Float, Int, Lam
 
+__all__ = ["Choice", "Path", "ends"]
+
 
 class Path(eqx.Module):
     """A model for every λ of a grid, from one factorisation.

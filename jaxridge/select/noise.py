@@ -15,6 +15,8 @@ from jaxridge.core.numbers import safe_divide
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.select.constraint import lam_of_residual
 
+__all__ = ["discrepancy", "l_curve", "predictive_risk", "quasi_optimality"]
+
 
 def _noise(noise: Any) -> Array:
     return as_floats("noise", noise, (0, 1))

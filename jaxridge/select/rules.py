@@ -19,6 +19,18 @@ from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.select.partition import partition
 
+__all__ = [
+    "evidence",
+    "exact",
+    "gcv",
+    "holdout",
+    "kfold",
+    "leave_one_out",
+    "loo",
+    "marginal_likelihood",
+    "misclassification",
+]
+
 Loss = Callable[[Array], Array]
 
 
