@@ -173,10 +173,11 @@ LEVERAGES = (
 )
 
 
-def _leverages(
-    spectrum: Spectrum, lam: Float[Array, " c"], A: Float[Array, "n a"], weights: Float[Array, " n"]
+def leverages_of(
+    spectrum: Spectrum, lam: Float[Array, " c"], phi: Float[Array, "n d"], weights: Float[Array, " n"]
 ) -> Float[Array, "n c"]:
-    """h = ω aᵀCa with C = T diag(1/(s² + λ'β)) Tᵀ, right in λ; in the rows an error instead of a part of it."""
+    """h = ω aᵀCa of rows a = [φ 1], C = T diag(1/(s² + λ'β)) Tᵀ: right in λ, and for the rows an error, not a part."""
+    A = _with_ones(spectrum, phi)
     T, s = jax.lax.stop_gradient((spectrum.factor.T, spectrum.factor.s))
     damping = damping_of(spectrum.factor, lam)
     T, s, A, weights = first_order_only((T, s, A, weights), (A, weights), LEVERAGES)
@@ -196,7 +197,7 @@ def leverage(
     """Leverages hᵢ of a collected model at λ, or at each of c of them; a second pass over the rows."""
     lam = jnp.atleast_1d(lam)
     weights = jnp.ones(count(points), lam.dtype) if weights is None else weights
-    one = lambda rows: _leverages(spectrum, lam, _with_ones(spectrum, features(rows[0])), rows[1])  # noqa: E731
+    one = lambda rows: leverages_of(spectrum, lam, features(rows[0]), rows[1])  # noqa: E731
     return map_rows(one, (points, weights), block)
 
 
@@ -222,8 +223,9 @@ def leave_one_out(
 
     def part(rows: Any, present: Array) -> Array:
         points, y, weights = rows
-        A = _with_ones(spectrum, features(points))
-        h = _leverages(spectrum, lams.reshape(-1), A, weights).reshape(y.shape[0], k, -1)
+        phi = features(points)
+        A, h = _with_ones(spectrum, phi), leverages_of(spectrum, lams.reshape(-1), phi, weights)
+        h = h.reshape(y.shape[0], k, -1)
         r = y[:, None, :] - matmul(A, jnp.moveaxis(w, 1, 0).reshape(a, -1)).reshape(-1, k, t)
         used = jnp.where(present, weights, 0.0)
         return jnp.sum(used[:, None, None] * loss(r / jnp.broadcast_to(1.0 - h, r.shape)), axis=0)

@@ -41,19 +41,23 @@ def evaluate(
     A λ that was not solved has no score, unless the rule goes by a root of its own.
     """
     problem = factored.problem
-    with_spread, on_grid = getattr(rule, "with_spread", None), getattr(rule, "on_grid", None)
+    with_spread = getattr(rule, "with_spread", None)
     (n, t), k = problem.y.shape, lams.shape[0]
-    if on_grid is not None:
-        block = plan.chunks(rule.y.shape[0], t, k, lams.dtype, memory).together
-        return map_rows(lambda lams: on_grid(factored, lams), lams, block)
+
+    def known(lam: Array, scores: Float[Array, " t"]) -> Float[Array, " t"]:
+        return scores if hasattr(rule, "root") else jnp.where(factored.resolved(lam), scores, jnp.nan)
 
     def one(lam: Array) -> tuple[Array, Array | None]:
-        scored = with_spread or (lambda *args: (rule(*args), None))
-        scores, spread = scored(problem, factored, lam)
-        if not hasattr(rule, "root"):
-            scores = jnp.where(factored.resolved(lam), scores, jnp.nan)
-        return scores, spread
+        scores, spread = with_spread(problem, factored, lam) if with_spread else (rule(problem, factored, lam), None)
+        return known(lam, scores), spread
 
+    def block(lams: Float[Array, "b *t"]) -> tuple[Array, Array]:
+        scores, spread = rule.on_grid(factored, lams)
+        return jax.vmap(known)(lams, scores), spread
+
+    if hasattr(rule, "on_grid"):
+        together = plan.chunks(rule.y.shape[0], t, k, lams.dtype, memory).together
+        return block(lams) if together >= k else map_rows(block, lams, together)
     together = plan.chunks(n, t, k, lams.dtype, memory).together
     return jax.vmap(one)(lams) if together >= k else map_with_rules(one, lams, batch_size=together)
 
