@@ -7,17 +7,7 @@ Each NAME is that of a case or how it begins. One program for each case gives it
 fixed direction through all arguments (forward mode), and those of a fixed sum of them in every argument (reverse mode).
 """
 
-import os
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
-)
-os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
-
 import argparse
-import gc
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,19 +16,12 @@ from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest  # noqa: F401  (the strictness and the settings of the tests)
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxridge as jxr
-
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-CACHE = Path(__file__).parents[1] / ".cache" / "jax"
-if CACHE.is_dir():
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 DATA = Path(__file__).parent / "data" / "golden.npz"
 ULPS = 64
@@ -563,8 +546,6 @@ def main():
     parser.add_argument("--write", action="store_true", help="store what is computed")
     parser.add_argument("names", nargs="*", help="cases, or how they begin")
     options = parser.parse_args()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
     for fill in (ridge_cases, kernel_cases, inverse_cases, nonlinear_cases, other_cases):
         fill()
     stored = load() if DATA.exists() else {}
