@@ -202,6 +202,7 @@ def short(x: Any) -> str:
 
 
 def ratio(x: float) -> str:
+    """Three decimals, or that there is none."""
     return f"{x:.3f}" if np.isfinite(x) else "undefined"
 
 

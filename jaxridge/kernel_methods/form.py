@@ -19,7 +19,16 @@ from jaxridge.kernels.base import Kernel
 from jaxridge.linalg.householder import householder, reflect
 
 
-class KernelProblem(Problem):
+class _WithIntercept(Problem):
+    """An intercept is all that has no penalty."""
+
+    @property
+    def free(self) -> int:
+        """The number of unpenalised directions: 1 for an intercept."""
+        return int(self.intercept)
+
+
+class KernelProblem(_WithIntercept):
     """The live problem: a kernel and its points, of which whoever needs it makes the matrix."""
 
     kernel: Kernel
@@ -28,28 +37,18 @@ class KernelProblem(Problem):
     weights: Float[Array, " n"] | None
     terms: Terms = eqx.field(static=True)
 
-    @property
-    def free(self) -> int:
-        """The number of unpenalised directions: 1 for an intercept."""
-        return int(self.intercept)
-
     def matrix(self) -> Float[Array, "n n"]:
         """All of K."""
         return self.kernel.matrix(self.points).astype(self.y.dtype)
 
 
-class KernelDesign(Problem):
+class KernelDesign(_WithIntercept):
     """The live problem with its kernel matrix: derivatives of dense solvers flow through these arrays and no others."""
 
     K: Float[Array, "n n"]
     y: Float[Array, "n t"]
     weights: Float[Array, " n"] | None
     terms: Terms = eqx.field(static=True)
-
-    @property
-    def free(self) -> int:
-        """The number of unpenalised directions: 1 for an intercept."""
-        return int(self.intercept)
 
 
 class KernelForm(eqx.Module):

@@ -155,6 +155,7 @@ def _(operator: Operator) -> tuple[Array, Array, Array]:
 
 
 def structure(shape: Sequence[int], dtype: Any = None) -> jax.ShapeDtypeStruct:
+    """The array of that shape in a floating dtype, JAX's default for None, or a ``ValueError``."""
     dtype = jnp.result_type(float) if dtype is None else dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype is {dtype}; operators are real: give a floating one, such as jnp.float32.")
@@ -162,6 +163,7 @@ def structure(shape: Sequence[int], dtype: Any = None) -> jax.ShapeDtypeStruct:
 
 
 def image_shape(shape: Any, dims: Sequence[int]) -> Shape:
+    """A shape of one of those numbers of axes, a whole number for one axis, or a ``ValueError``."""
     found = (int(shape),) if np.ndim(shape) == 0 else tuple(int(n) for n in shape)
     if len(found) not in dims or min(found, default=0) < 1:
         raise ValueError(f"shape is {shape}; give {' or '.join(map(str, dims))} positive lengths, such as (64, 64).")
@@ -169,6 +171,7 @@ def image_shape(shape: Any, dims: Sequence[int]) -> Shape:
 
 
 def known(name: str, value: str, allowed: Sequence[str]) -> None:
+    """``ValueError`` unless the value is one of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")
 
@@ -215,6 +218,7 @@ def tied(forward: Callable[[Array], Array], adjoint: Callable[[Array], Array], s
 
 
 def take(x: Array, at: Int[Array, "..."]) -> Array:
+    """x[at] for indices that are known to lie inside."""
     return x.at[at].get(mode="promise_in_bounds")
 
 

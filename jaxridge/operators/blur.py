@@ -43,6 +43,7 @@ def in_basis(symbol: Array, periodic: bool) -> Diagonalised:
 
 
 def as_complex(x: Array) -> Array:
+    """x with an imaginary part of 0."""
     return jax.lax.complex(x, jnp.zeros_like(x))
 
 

@@ -21,6 +21,8 @@ def flatten(name: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
 
 
 def as_real(name: str) -> Callable[[Any], Array]:
+    """What makes a leaf a floating array, or refuses a complex one by that name."""
+
     def convert(leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
@@ -44,6 +46,7 @@ def flat_like(name: str, tree: Any, x0: Any, dtype: Any) -> Array:
 
 
 def flat_box(bounds: tuple[Any, Any] | None, x0: Any, flat: Array) -> Box | None:
+    """Bounds (lower, upper), each like x0, a number or None, as vectors beside the flat x0."""
     if bounds is None:
         return None
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:

@@ -209,6 +209,7 @@ def _scale(stored: Stored, d: Array | None, relative: bool) -> Array:
 
 
 def start(objective: Objective, solver: Solver, x: Array, relative: bool) -> State:
+    """The state at x, before the first step."""
     point = objective.evaluate(x)
     stored, noise = objective.model(x, point)
     d = _scale(stored, None, relative)
