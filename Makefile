@@ -34,6 +34,8 @@ notebooks: .venv/installed-dev
 # Every input of the census, of which `make test` judges a third.
 census: .venv/installed-dev
 	$(BIN)/python tests/test_census.py
+	$(BIN)/python tests/sizes.py float32
+	$(BIN)/python tests/sizes.py float64
 
 bench: .venv/installed-bench
 	for file in $(filter-out bench/_% bench/accelerator.py, $(wildcard bench/*.py)); do $(BIN)/python $$file || exit 1; done

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     With ``standardize`` a coefficient is drawn times the standard deviation of its column, since units differ.
 
     Args:
-        model: what `jaxridge.ridge_path` returned; λ = 0 has no place on a log axis and is left out.
+        model: what `jaxridge.ridge_path` returned; λ = 0 and ∞ are marks at the ends of the axis.
         ax: the matplotlib Axes to draw on; it is returned.
         names: (d,) names of the columns; None numbers them.
         lam: a chosen λ to mark with a vertical line, or None.
@@ -57,11 +57,12 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     ['c', 'b', 'a']
     """
     _of_kind(model, Fit, "ridge_path")
-    order, lams = _log_axis(model.lams, target)
-    design, coef = model.factored.problem, np.asarray(model.coef)
-    coef = coef[order] if coef.ndim == 2 else coef[order, :, target]
+    axis = _log_axis(model.lams, target)
+    design, every = model.factored.problem, np.asarray(model.coef)
+    every = every if every.ndim == 2 else every[:, :, target]
     if design.terms.standardize:
-        coef = coef * column_sd(design)[None, :]
+        every = every * column_sd(design)[None, :]
+    coef, lams = every[axis.order], axis.lams
     names = [f"column {j}" for j in range(coef.shape[1])] if names is None else names
     size = np.max(np.nan_to_num(np.abs(coef)), axis=0)
     ranked = np.argsort(-size, kind="stable").tolist()
@@ -71,9 +72,10 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     for i, j in enumerate(ranked[:LABELLED]):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
         ax.plot(lams, coef[:, j], color=colour, linestyle=style, linewidth=1.8, zorder=3)
+        _mark_ends(ax, axis, every[:, j], color=colour)
         labels.append((coef[0, j], str(names[j]), colour))
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    _finish(ax, lam)
+    _finish(ax, axis, lam)
     ax.set_ylabel("coefficient × column sd" if design.terms.standardize else "coefficient")
     _name_starts(ax, lams, labels)
     if len(ranked) > LABELLED:
@@ -85,7 +87,14 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
 
 
 def scores(
-    choice: Choice, ax: "Axes", *, label: str = "score", target: int | None = None, root: bool = False, **line: Any
+    choice: Choice,
+    ax: "Axes",
+    *,
+    label: str = "score",
+    target: int | None = None,
+    root: bool = False,
+    lam: Any = None,
+    **line: Any,
 ) -> "Axes":
     """A rule's score against λ on a log axis, with a dot at the least and a band of one standard error.
 
@@ -94,6 +103,7 @@ def scores(
         label: the name of the rule, for a legend.
         target: which column of y; None is the mean over all of them, which has no band.
         root: draw square roots, which for a mean of squared errors is an RMSE in the units of y.
+        lam: a chosen λ to mark with a vertical line, or None.
         line: anything that ``Axes.plot`` takes, such as ``color``.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
@@ -103,25 +113,31 @@ def scores(
     >>> plot.scores(choice, Figure().subplots(), root=True).get_ylabel()
     'RMSE'
     """
-    order, lams = _log_axis(choice.lams, target or 0)
+    axis = _log_axis(choice.lams, target or 0)
+    order, lams = axis.order, axis.lams
 
     def column(values: Any) -> np.ndarray:
-        values = np.asarray(values)[order]
+        values = np.asarray(values)
         return values if values.ndim == 1 else values.mean(axis=1) if target is None else values[:, target]
 
     def shown(values: np.ndarray) -> np.ndarray:
         return np.sqrt(np.maximum(values, 0)) if root else values
 
-    mean = column(choice.scores)
+    every = column(choice.scores)
+    mean = every[order]
     (curve,) = ax.plot(lams, shown(mean), **{"linewidth": 1.8, "label": label, "zorder": 3, **line})
     if choice.spread is not None and (choice.spread.ndim == 1 or target is not None):
-        spread, colour = column(choice.spread), curve.get_color()
+        spread, colour = column(choice.spread)[order], curve.get_color()
         ax.fill_between(lams, shown(mean - spread), shown(mean + spread), color=colour, alpha=0.12, linewidth=0)
-    if not np.isnan(mean).all():
-        least = np.nanargmin(mean)
+    _mark_ends(ax, axis, shown(every), color=curve.get_color())
+    if not np.isnan(every).all():
+        least = int(np.nanargmin(every))
+        at = axis.place(
+            np.asarray(choice.lams).reshape(len(every), -1)[least, target or 0 if choice.lams.ndim == 2 else 0]
+        )
         dot = {"color": curve.get_color(), "markersize": 6, "markeredgecolor": "white", "zorder": 4}
-        ax.plot(lams[least], shown(mean)[least], "o", **dot)
-    _finish(ax)
+        ax.plot(at, shown(every)[least], "o", **dot)
+    _finish(ax, axis, lam)
     ax.set_ylabel("RMSE" if root else "score")
     return ax
 
@@ -138,12 +154,14 @@ def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: An
     >>> plot.dof(model, Figure().subplots()).get_ylabel()
     'effective dof'
     """
-    order, lams = _log_axis(model.lams, target)
-    values = np.asarray(model.dof)[order]
-    values = values if values.ndim == 1 else values[:, target]
-    ax.plot(lams, values, **{"color": "0.25", "linewidth": 1.8, "zorder": 3, **line})
-    ax.set_ylim(0, 1.15 * np.nanmax(values, initial=1.0))
-    _finish(ax, lam)
+    axis = _log_axis(model.lams, target)
+    every = np.asarray(model.dof)
+    every = every if every.ndim == 1 else every[:, target]
+    values, lams = every[axis.order], axis.lams
+    (curve,) = ax.plot(lams, values, **{"color": "0.25", "linewidth": 1.8, "zorder": 3, **line})
+    _mark_ends(ax, axis, every, color=curve.get_color())
+    ax.set_ylim(0, 1.15 * np.nanmax(every, initial=1.0))
+    _finish(ax, axis, lam)
     if lam is not None and lams[0] <= lam <= lams[-1]:
         at = float(np.interp(np.log(float(lam)), np.log(lams), values))
         ax.plot(float(lam), at, "o", color="0.25", markersize=6, markeredgecolor="white", zorder=4)
@@ -315,11 +333,10 @@ def figure(
                 line = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
                 # Bands of several rules would cover each other.
                 shown = choice if name == rule else dataclasses.replace(choice, spread=None)
-                scores(shown, middle, label=name, target=None if single else j, root=True, **line)
+                scores(shown, middle, label=name, target=None if single else j, root=True, lam=lam, **line)
             heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in middle.lines])
             if np.nanmax(heights, initial=0.0) > RANGE * np.nanmin(heights, initial=np.inf) > 0:
                 middle.set_yscale("log")
-            _finish(middle, lam)
             middle.legend(loc="best")
             dof(model, bottom, lam=lam, target=j)
             for panel in (top, middle):
@@ -365,25 +382,52 @@ def _marked(choices: Any, target: int) -> list[tuple[str, tuple[float, float, fl
     return [(", ".join(names), place) for place, names in together.items()]
 
 
-def _log_axis(lams: Any, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the positive λ stand in the grid, smallest first, and what they are."""
+class _Axis(NamedTuple):
+    """Where the λ of a grid stand on a log axis: a line of finite ones, and a mark for 0 and infinity at its ends."""
+
+    order: np.ndarray
+    lams: np.ndarray
+    ends: list[tuple[int, float, str]]  # the number in the grid, the place on the axis, the name
+
+    def place(self, lam: Any) -> float | None:
+        """Of a chosen λ; None where the axis does not reach."""
+        name = {0.0: "0", np.inf: "∞"}.get(float(lam))
+        return next((place for _, place, of in self.ends if of == name), None) if name else float(lam)
+
+
+def _log_axis(lams: Any, target: int) -> _Axis:
+    """Positive λ by size; 0 and infinity a twentieth of the axis beyond them."""
     lams = np.asarray(lams)
     lams = lams if lams.ndim == 1 else lams[:, target]
     order = np.argsort(lams, kind="stable")
     order = order[(lams[order] > 0) & np.isfinite(lams[order])]
     if len(order) == 0:
         raise ValueError("lams holds no positive number, and the axis of λ is logarithmic; pass at least one.")
-    return order, lams[order]
+    low, high = lams[order[0]].astype(float), lams[order[-1]].astype(float)
+    beyond = max((high / low) ** 0.05, 2.0)
+    ends = [(0.0, low / beyond, "0"), (np.inf, high * beyond, "∞")]
+    marks = [(int(np.flatnonzero(lams == lam)[0]), place, name) for lam, place, name in ends if (lams == lam).any()]
+    return _Axis(order, lams[order], marks)
 
 
-def _finish(ax: "Axes", lam: Any = None) -> None:
-    """What all panels share: the log axis, light horizontal lines, the chosen λ."""
+def _mark_ends(ax: "Axes", axis: _Axis, values: np.ndarray, **style: Any) -> None:
+    """What a curve comes to at λ = 0 and infinity."""
+    for index, place, _ in axis.ends:
+        ax.plot(place, values[index], **{"marker": "D", "markersize": 4, "linestyle": "none", "zorder": 3, **style})
+
+
+def _finish(ax: "Axes", axis: _Axis, lam: Any = None) -> None:
+    """What all panels share: the log axis with its ends, light horizontal lines, the chosen λ."""
     ax.set_xscale("log")
     ax.set_xlabel("λ (log scale)")
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    if lam is not None and lam > 0:
-        ax.axvline(float(lam), color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
+    for _, place, name in axis.ends:
+        where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+        ax.annotate(name, (place, 0), (0, 4), ha="center", color="0.35", fontsize=FONT, **where)
+    place = None if lam is None else axis.place(lam)
+    if place is not None:
+        ax.axvline(place, color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
 
 
 def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, str]]) -> None:

@@ -63,7 +63,7 @@ def warnings_on(found: Sweep, problem: Roles, default_grid: bool) -> list[str]:
     if n <= d:
         said.append(f"{n} rows for {d} columns: only the penalty makes the coefficients unique")
     if rank < min(n - q, d - np.count_nonzero(constant)):
-        said.append(f"the {d} columns have numerical rank {rank}: some are linear combinations of others")
+        said.append(f"the {d} columns have rank {rank} to the precision of {problem.X.dtype}")
     for message, lams in failures(found).items():
         place = f"at {len(lams)} of {len(found.path)} λ (from {lams.min():.3g} to {lams.max():.3g})"
         hit = np.isin(np.asarray(chosen.lam), lams).any()
@@ -72,20 +72,16 @@ def warnings_on(found: Sweep, problem: Roles, default_grid: bool) -> list[str]:
 
 
 def edge_warnings(found: Sweep, targets: np.ndarray, default_grid: bool) -> list[str]:
-    """A λ at an edge of the grid, and what it means where the grid already spans all that matters."""
+    """A λ at an end of the grid, and what it means where the grid holds least squares and the model without columns."""
     chosen = found.chosen
-    lams, lam = np.asarray(found.path.lams), np.atleast_1d(chosen.lam)
-    indifferent = (np.ptp(chosen.scores, axis=0) == 0).all()
-    if lams.min() == lams.max() or indifferent or not np.any(chosen.at_edge):
+    lam = np.atleast_1d(chosen.lam)
+    if (np.ptp(np.asarray(chosen.scores)[np.isfinite(np.asarray(chosen.lams))], axis=0) == 0).all():
         return []
-    if not default_grid:
-        return [chosen.message()]
-    meanings = {
-        lams.min(): "smallest λ that matters here: no penalty does as well",
-        lams.max(): "largest λ that matters here: leaving all columns out does as well",
-    }
-    names = {edge: f" for {quoted(targets[lam == edge])}" if len(lam) > 1 else "" for edge in meanings}
-    return [f"λ*{names[edge]} is the {what}" for edge, what in meanings.items() if (lam == edge).any()]
+    if not default_grid or np.any(chosen.at_edge):
+        return [message for message in [chosen.message()] if message]
+    meanings = {0.0: "0: no penalty does as well", np.inf: "infinite: leaving all columns out does as well"}
+    names = {end: f" for {quoted(targets[lam == end])}" if len(lam) > 1 else "" for end in meanings}
+    return [f"λ*{names[end]} is {what}" for end, what in meanings.items() if (lam == end).any()]
 
 
 def show(found: Sweep, problem: Roles, full: bool) -> None:

@@ -27,17 +27,47 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
     if dtype.kind in "OSUMm":
         raise ValueError(f"{name} holds values that are not numbers (dtype {dtype}); encode or drop them first.")
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise ValueError(f"{name} is complex ({dtype}); stack the real and imaginary parts as rows instead.")
+        raise ValueError(
+            f"{name} is complex ({dtype}); pass real arrays: with complex unknowns [[Re, -Im], [Im, Re]] for a matrix "
+            "and [Re, Im] for a vector, with real ones [Re; Im] for both."
+        )
     if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
         raise ValueError(f"{name} is {dtype}, too coarse to factorise; convert it with {name}.astype('float32').")
     if array.ndim not in ndim:
         wanted = " or ".join(f"{k}-D" for k in ndim)
         hint = f"; use {name}[:, None] for one feature" if name == "X" and array.ndim == 1 else ""
         raise ValueError(f"{name} must be {wanted}, got shape {array.shape}{hint}.")
+    if isinstance(array, np.ndarray) and name in ("X", "y"):
+        _keeps_columns(name, array)
     if not jnp.issubdtype(dtype, jnp.floating):
         return jnp.asarray(array, jnp.result_type(float))
+    if dtype.itemsize > 8:
+        array, dtype = array.astype(np.float64), np.dtype(np.float64)
     # Without a dtype of its own: float64 from NumPy is float32 where x64 is off, and that needs no warning.
     return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
+
+
+def _keeps_columns(name: str, array: np.ndarray) -> None:
+    """``ValueError`` where the default float of JAX cannot tell the entries of a column apart that the array can.
+
+    A step of the dtype at the largest entry may be a hundredth of the standard deviation.
+    """
+    coarse = np.dtype(jnp.result_type(float))
+    if array.dtype.itemsize <= coarse.itemsize or array.ndim == 0 or array.size < 2:
+        return
+    columns = array.reshape(array.shape[0], -1)
+    low, high = columns.min(axis=0).astype(float), columns.max(axis=0).astype(float)
+    step = np.finfo(coarse).eps * np.maximum(np.abs(low), np.abs(high))
+    for j in np.flatnonzero((step > 1e-4 * (high - low)) & np.isfinite(step) & (high > low)):
+        column = columns[:, j].astype(float)
+        sd = float(np.std(column - column[0]))
+        # What float64 itself cannot tell apart is a constant.
+        if step[j] > 0.01 * sd > np.finfo(float).eps * step[j] / np.finfo(coarse).eps:
+            which = f"column {j} of {name}" if array.ndim > 1 else name
+            raise ValueError(
+                f"{which} has standard deviation {sd:.3g} about {column.mean():.6g}, and {coarse} has steps of "
+                f"{step[j]:.3g} there: take an offset off first, as in {name} - {name}.mean(axis=0), or enable x64."
+            )
 
 
 def as_function(name: str, value: Any, instead: str) -> Any:

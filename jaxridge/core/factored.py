@@ -198,6 +198,12 @@ class Factored(eqx.Module):
         """Whether λ was solved so far that a rule may score it."""
         return jnp.ones(self.problem.y.shape[1:], bool)
 
+    def beyond_range(self) -> Bool[Array, ""]:
+        """Whether every λ that tells directions apart leaves the range of the dtype, so that none can be looked for."""
+        low, high = self.span()
+        info = jnp.finfo(low.dtype)
+        return (high < jnp.log10(info.tiny)) | (low > jnp.log10(info.max))
+
     def exact(self) -> "Factored":
         """The same with derivatives of every order, whatever they cost."""
         return self

@@ -4,17 +4,18 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from jaxridge.core.types import Array
 
-__all__ = ["RESULTS", "first_failure", "override"]
+__all__ = ["RESULTS", "first_failure", "messages", "override"]
 
 
 class RESULTS(eqx.Enumeration):
     """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
 
-    Only ``successful``, ``rank_deficient``, ``unresolved``, ``max_products``, ``residual_floor``,
-    ``unreachable_residual`` and ``trivial_residual`` come with finite numbers.
+    Only ``successful``, ``rank_deficient``, ``unresolved``, ``nearly_dependent``, ``max_products``,
+    ``residual_floor``, ``unreachable_residual`` and ``trivial_residual`` come with finite numbers.
 
     >>> import jaxridge as jxr, jax.numpy as jnp
     >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
@@ -24,8 +25,8 @@ class RESULTS(eqx.Enumeration):
 
     successful = "solved"
     rank_deficient = (
-        "The columns are linearly dependent and lam = 0: of the many least-squares solutions this is "
-        "the one of minimum norm. Use lam > 0 for a solution that depends smoothly on the data."
+        "lam = 0, and to the precision of this dtype the columns are linearly dependent: of the many least-squares "
+        "solutions this is the one of minimum norm. Use lam > 0 for a solution that depends smoothly on the data."
     )
     unresolved = (
         "lam is too small for this dtype: what rounding does to X may change the coefficients by a twentieth or "
@@ -38,6 +39,10 @@ class RESULTS(eqx.Enumeration):
     dependent_unpenalized = (
         "The unpenalised columns (the intercept is one) are linearly dependent, so that their "
         "coefficients are not determined. Drop one, or set intercept=False."
+    )
+    nearly_dependent = (
+        "The unpenalised columns (the intercept is one) are so nearly dependent in this dtype that rounding may change "
+        "their coefficients by a twentieth or more. Drop one, give it a penalty, or use float64."
     )
     invalid_radius = "radius must be >= 0, a fraction between 0 and 1."
     nonfinite_kernel = (
@@ -108,3 +113,10 @@ def override(failure: Any, bad: Array, result: Any) -> Any:
     for _ in bad.shape:
         scalar = jax.vmap(scalar)
     return scalar(bad, result)
+
+
+def messages(result: Any) -> list[str]:
+    """What concrete items say that are not ``successful`` or a way to converge, each message once."""
+    found = dict.fromkeys(np.ravel(np.asarray(result._value)).tolist())
+    said = [RESULTS._index_to_message[index] for index in found]
+    return [message for message in said if message != "solved" and not message.startswith("converged")]

@@ -98,4 +98,6 @@ def _compare(problem: TikhonovProblem, lams: Array | None, rules: dict[str, Any]
     found = {name: search(rule) for name, rule in rules.items()}
     # One program for all of their solutions.
     fits = path.factored.fits(jnp.stack([each.lam for each in found.values()]))
-    return {name: choice_of(path, rules[name], found[name], fits.taken(i)) for i, name in enumerate(rules)}
+    return {
+        name: choice_of(path, rules[name], found[name], fits.taken(i), lams is None) for i, name in enumerate(rules)
+    }

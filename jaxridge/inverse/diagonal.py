@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.factored import Factored, Measurements, Terms
-from jaxridge.core.numbers import log_spaced, poison, safe_divide
+from jaxridge.core.numbers import lam_grid, poison, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.inverse.fit import TikhonovFit
@@ -94,8 +94,7 @@ class DiagonalSpectrum(Factored):
         return span_of(self.singular_values)
 
     def default_grid(self, count: int = 100) -> Float[Array, " k"]:
-        low, high = self.span()
-        return log_spaced(low - 2, high + 2, count)
+        return lam_grid(*self.span(), jnp.all(self.squares > _rounding(self.squares)), count)
 
     def fit(self, lam: Lam) -> TikhonovFit:
         parts = (self.coef(lam), self.rss(lam), self.norm(lam), self.result(lam))

@@ -166,14 +166,17 @@ def _cv(
 ) -> Choice:
     path = path_of(problem, lams, solver)
     found = select.search(rule, path.factored, path.lams, per_target=per_target, refined=refine)
-    return choice_of(path, rule, found, path.factored.fit(found.lam))
+    return choice_of(path, rule, found, path.factored.fit(found.lam), lams is None)
 
 
-def choice_of(path: Path, rule: Any, found: Found, fit: TikhonovFit) -> Choice:
-    """What was found, with a code where a residual was asked for that no λ, or every one, gives."""
+def choice_of(path: Path, rule: Any, found: Found, fit: TikhonovFit, searched: bool) -> Choice:
+    """What was found, with a code where there is no such λ; ``searched`` says that the grid was not given."""
+    result = fit.result
     if hasattr(rule, "root"):
-        fit = eqx.tree_at(lambda fit: fit.result, fit, _outcome(found.lam, fit.result, fit.rss.shape))
-    return Choice(*found, fit, path)
+        result = _outcome(found.lam, result, fit.rss.shape)
+    if searched or hasattr(rule, "root"):
+        result = _within(path.factored, result, fit.rss.shape)
+    return Choice(*found, eqx.tree_at(lambda fit: fit.result, fit, result), path)
 
 
 def _outcome(lam: Array, result: Any, shape: tuple[int, ...]) -> Any:
@@ -181,6 +184,12 @@ def _outcome(lam: Array, result: Any, shape: tuple[int, ...]) -> Any:
     lam = jnp.broadcast_to(lam, shape)
     result = override(RESULTS.unreachable_residual, lam == 0, result)
     return override(RESULTS.trivial_residual, jnp.isinf(lam), result)
+
+
+def _within(factored: Factored, result: Any, shape: tuple[int, ...]) -> Any:
+    """A code where the λ that was looked for is beyond the range of the dtype; what data are wrong comes first."""
+    beyond = factored.beyond_range() & (result != RESULTS.nonfinite_input)
+    return override(RESULTS.overflow, jnp.broadcast_to(beyond, shape), result)
 
 
 @eqx.filter_jit
@@ -191,17 +200,22 @@ def _ball(problem: TikhonovProblem, radius: Array, solver: Solver) -> TikhonovFi
 @eqx.filter_jit
 def _residual(problem: TikhonovProblem, delta: Array, solver: Solver) -> TikhonovFit:
     multiplier = lambda factored, delta: lam_of_residual(factored, jnp.square(delta), None)  # noqa: E731
-    fit = _bounded(problem, delta, multiplier, solver)
-    return eqx.tree_at(lambda fit: fit.result, fit, _outcome(fit.lam, fit.result, fit.rss.shape))
+    return _bounded(problem, delta, multiplier, solver, _outcome)
 
 
 def _bounded(
-    problem: TikhonovProblem, size: Array, multiplier: Callable[[Factored, Array], Array], solver: Solver
+    problem: TikhonovProblem,
+    size: Array,
+    multiplier: Callable[[Factored, Array], Array],
+    solver: Solver,
+    outcome: Callable[..., Any] = lambda lam, result, shape: result,
 ) -> TikhonovFit:
     """The solution at the λ where something has that size."""
     factored = solver.factor(problem)
     size = jnp.broadcast_to(size, problem.y.shape[1:])
     fit = factored.fit(multiplier(factored, poison(size, size >= 0)))
     lam, valid = problem.squeeze((fit.lam, size >= 0))
-    result = override(RESULTS.invalid_radius, ~valid, fit.result)
+    result = override(
+        RESULTS.invalid_radius, ~valid, _within(factored, outcome(lam, fit.result, fit.rss.shape), fit.rss.shape)
+    )
     return eqx.tree_at(lambda fit: (fit.lam, fit.result), fit, (lam, result))

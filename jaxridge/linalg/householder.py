@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import matmul
+from jaxridge.core.numbers import inner
 from jaxridge.core.types import Array, Float
 
 
 def reflect(v: Float[Array, " n"], M: Float[Array, "n m"]) -> Float[Array, "n m"]:
     """(I − v vᵀ) M, with ‖v‖² = 2: a Householder reflection."""
-    return M - v[:, None] * matmul(v, M)[None, :]
+    return M - v[:, None] * inner(v[:, None], M)
 
 
 def householder(z: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -14,7 +14,8 @@ def lam_of_norm(spectrum: Spectrum, size: Float[Array, " t"]) -> Float[Array, " 
 
     ‖w‖² = Σ (s z/(s²+μ))² over the penalised directions, with μ = λ scale² and norms in units of the factor.
     Newton's method on log‖w‖ in log μ, where it is nearly linear, within a bracket. Differentiable in the
-    problem and in ``size``, by the implicit function theorem on the live coefficients.
+    problem and in ``size``, by the implicit function theorem on the live coefficients; where ``size`` is ‖w(0)‖ itself
+    the derivative is the one towards smaller sizes.
     """
     factor = spectrum.factor
     s, penalised = factor.s[:, None], factor.mask[:, None] > 0
@@ -37,14 +38,19 @@ def lam_of_norm(spectrum: Spectrum, size: Float[Array, " t"]) -> Float[Array, " 
     # A norm is known to so many roundings; within them the size is that of least squares.
     slack = 1.0 + s.shape[0] * jnp.finfo(s.dtype).eps
     inside = (full <= target * slack) | (log_excess(low)[0] <= 0)
+    # Where the size is that of least squares λ = 0 is the root itself, with the derivative towards smaller sizes.
+    edge = inside & (full > 0) & (jnp.abs(full - target) <= (slack - 1.0) * target)
     regular = ~inside & (target > 0) & jnp.isfinite(high)
     root = secular.find_root(log_excess, low, jnp.where(regular, jnp.maximum(high, low) + 1.0, low + 1.0))
 
-    def live_excess(log_lam: Array) -> Array:
-        norm = spectrum.norm(jnp.exp(log_lam))
-        excess = jnp.log(jnp.where(regular, norm, 1.0)) - jnp.log(jnp.where(regular, size, 1.0))
-        return jnp.where(regular, excess, log_lam)
+    def lam_at(x: Array) -> Array:
+        return jnp.where(edge, x, jnp.exp(jnp.where(edge, 0.0, x)))
 
-    log_lam = implicit.root(live_excess, root - 2 * jnp.log(factor.scale))
-    lam = jnp.where(regular, jnp.exp(log_lam), jnp.where(inside, 0.0, jnp.inf))
+    def live_excess(x: Array) -> Array:
+        norm = spectrum.norm(lam_at(x))
+        excess = jnp.log(jnp.where(regular, norm, 1.0)) - jnp.log(jnp.where(regular, size, 1.0))
+        return jnp.where(regular, excess, jnp.where(edge, norm - size, x))
+
+    x = implicit.root(live_excess, jnp.where(edge, 0.0, root - 2 * jnp.log(factor.scale)))
+    lam = jnp.where(regular | edge, lam_at(x), jnp.where(inside, 0.0, jnp.inf))
     return jnp.where(jnp.isnan(target), jnp.nan, lam)

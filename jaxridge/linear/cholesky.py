@@ -12,9 +12,10 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import derived
-from jaxridge.core.numbers import matmul, poison
+from jaxridge.core.numbers import inner, matmul, poison
 from jaxridge.core.results import RESULTS, first_failure
-from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.types import Array, Bool, Float, Lam, Scalar
+from jaxridge.linear import rounding
 from jaxridge.linear.design import Design
 from jaxridge.linear.fit import LinearFactored, span_of
 from jaxridge.linear.standard_form import StandardForm, standard_form
@@ -34,11 +35,17 @@ class Cholesky(LinearFactored):
     def missing(self) -> str:
         return "needs a spectrum, which from_cholesky does not make; use from_gram or from_design"
 
-    def span(self) -> tuple[Array, Array]:
-        """From the eigenvalues of the Gram matrix, those above rounding."""
+    def _eigenvalues(self) -> Float[Array, " m"]:
+        """Of the Gram matrix, largest first; 0 where they are rounding."""
         e = jnp.linalg.eigvalsh(jax.lax.stop_gradient(self.gram))[::-1]
-        floor = max(*self.form.X.shape, 1) * jnp.finfo(e.dtype).eps * jnp.max(e, initial=0.0)
-        return span_of(jnp.sqrt(jnp.where(e > floor, e, 0.0)) / self.form.scale)
+        floor = rounding.gram_unit(self.form.X.shape, e.dtype) * jnp.max(e, initial=0.0)
+        return jnp.where(e > floor, e, 0.0)
+
+    def span(self) -> tuple[Array, Array]:
+        return span_of(jnp.sqrt(self._eigenvalues()) / self.form.scale)
+
+    def full_rank(self) -> Bool[Array, ""]:
+        return jnp.all(self._eigenvalues() > 0)
 
     def _lower(self, lam: Float[Array, " c"]) -> Float[Array, "c m m"]:
         """The Cholesky factors at each λ, NaN where there is none."""
@@ -46,15 +53,29 @@ class Cholesky(LinearFactored):
         eye = jnp.eye(self.gram.shape[0], dtype=lam.dtype)
         return jax.vmap(lambda mu: jnp.linalg.cholesky(self.gram + mu * eye, symmetrize_input=False))(damping)
 
+    def _solved(self, L: Float[Array, "c m m"]) -> Float[Array, "m t"]:
+        """ŵ of a tall problem, α of a wide one."""
+        form = self.form
+        rhs = form.y if self.problem.wide else inner(form.X, form.y)
+        if L.shape[0] == 1:
+            return cho_solve((L[0], True), rhs)
+        return jax.vmap(lambda L, b: cho_solve((L, True), b), (0, 1), 1)(L, rhs)
+
+    def _lost(self, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
+        """Whether rounding alone may change the coefficients by more than their twentieth part (`rounding`)."""
+        form, L = self.form, self._lower(lam)
+        solved, least = self._solved(L), jax.vmap(_least_eigenvalue)(L)
+        largest, size = jnp.sqrt(jnp.linalg.norm(self.gram)), jnp.linalg.norm(solved, axis=0)
+        if self.problem.wide:
+            growth = rounding.of_wide_gram(largest, least, size, jnp.linalg.norm(matmul(form.X.T, solved), axis=0))
+        else:
+            growth = rounding.of_tall_gram(largest, least, jnp.linalg.norm(form.y, axis=0), size)
+        return ~(rounding.gram_unit(form.X.shape, growth.dtype) * growth <= rounding.LOST)
+
     def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]."""
         form, lam, wide = self.form, jnp.atleast_1d(lam), self.problem.wide
-        L = self._lower(lam)
-        rhs = form.y if wide else matmul(form.X.T, form.y)
-        if lam.shape[0] == 1:
-            solved = cho_solve((L[0], True), rhs)
-        else:
-            solved = jax.vmap(lambda L, b: cho_solve((L, True), b), (0, 1), 1)(L, rhs)
+        solved = self._solved(self._lower(lam))
         w = form.unit[:, None] * (matmul(form.X.T, solved) if wide else solved)
         free = matmul(form.free_to_coef, form.free_y) - matmul(form.centre, w)
         return jnp.concatenate([w, free]) * form.y_scale[None, :]
@@ -94,20 +115,29 @@ class Cholesky(LinearFactored):
         """A `RESULTS` item for each target."""
         checks, lam = self.form.checks, jax.lax.stop_gradient(jnp.atleast_1d(lam))
         coef = self._coef(lam)
-        # The Gram matrix is known to eps·trace, so a smaller pivot is rounding.
-        pivots = jnp.diagonal(self._lower(lam), axis1=1, axis2=2)
-        floor = self.gram.shape[0] * jnp.finfo(lam.dtype).eps * jnp.max(jnp.square(pivots), axis=1, initial=0.0)
-        lost = ~jnp.all(jnp.square(pivots) > floor[:, None], axis=1)
         return first_failure(
             (~(checks.finite & checks.finite_y), RESULTS.nonfinite_input),
             (~checks.weights, RESULTS.invalid_weights),
             (~checks.penalty, RESULTS.invalid_penalty),
             (~checks.independent, RESULTS.dependent_unpenalized),
             (~(lam >= 0), RESULTS.invalid_lam),
-            (lost, RESULTS.unresolved),
+            (~checks.separate, RESULTS.nearly_dependent),
+            (self._lost(lam), RESULTS.unresolved),
             (~jnp.all(jnp.isfinite(coef), axis=0), RESULTS.overflow),
             shape=(self.problem.y.shape[1],),
         )
+
+
+def _least_eigenvalue(L: Float[Array, "m m"]) -> Scalar:
+    """That of LLᵀ from above, by two steps of inverse iteration from where L is smallest (LINPACK's estimate)."""
+    if L.shape[0] == 0:
+        return jnp.ones((), L.dtype)
+    start = jnp.zeros(L.shape[0], L.dtype).at[jnp.argmin(jnp.diagonal(L))].set(1.0)
+    x = solve_triangular(L, start, lower=True, trans=1)
+    for _ in range(2):
+        x = x / jnp.linalg.norm(x)
+        x = cho_solve((L, True), x)
+    return 1.0 / jnp.linalg.norm(x)
 
 
 def _solve(factored: Cholesky, lam: Float[Array, " c"], b: Float[Array, "d t"]) -> Float[Array, "d t"]:

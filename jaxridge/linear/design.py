@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Problem
-from jaxridge.core.numbers import exponent, matmul, power_of_two
+from jaxridge.core.numbers import exponent, filled, matmul, power_of_two
 from jaxridge.core.types import Array, Float
 
 __all__ = ["Beyond", "Data", "Design", "Options", "Terms", "checked", "column_sd", "design_of", "make_design"]
@@ -43,6 +43,8 @@ class Beyond(eqx.Module):
 
     rows: Float[Array, ""]
     rss: Float[Array, " t"]
+    largest: Float[Array, " d"] | None = None  # the largest entry of each column of X about a mean, where it is known
+    gram: bool = eqx.field(static=True, default=False)  # whether the triangle is the root of a Gram matrix
 
 
 class Design(Problem):
@@ -89,6 +91,11 @@ class Design(Problem):
     def free(self) -> int:
         """q, the number of unpenalised columns."""
         return self.Z.shape[1]
+
+    @property
+    def mean_alone(self) -> bool:
+        """Whether all that is unpenalised is an intercept over rows of equal weight, so that Z is a column of ones."""
+        return self.terms.intercept and self.free == 1 and self.weights is None and self.beyond is None
 
     @property
     def wide(self) -> bool:
@@ -157,7 +164,7 @@ def design_of(data: Data, terms: Terms) -> Design:
     X, free = data.X, np.array(terms.unpenalized, int)
     n, d = X.shape
     kept = np.setdiff1d(np.arange(d), free)
-    ones = [jnp.ones((n, 1), X.dtype)] if terms.intercept else []
+    ones = [filled((n, 1), 1.0, X.dtype)] if terms.intercept else []
     Z = jnp.concatenate([*ones, X[:, free]], axis=1)
     penalty = jnp.ones(d, X.dtype) if data.penalty is None else data.penalty
     if len(free):
@@ -190,7 +197,6 @@ def _static_columns(unpenalized: Any, d: int) -> tuple[int, ...]:
 
 def _variance(X: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Float[Array, " d"]:
     """Weighted variance (divisor Σω) of each column; 1 where a column is constant up to rounding."""
-    share = jnp.full(X.shape[0], 1 / X.shape[0], X.dtype) if weights is None else weights / jnp.sum(weights)
     used = jnp.abs(jax.lax.stop_gradient(X))
     if weights is not None:
         used = jnp.where((weights > 0)[:, None], used, 0.0)
@@ -198,10 +204,17 @@ def _variance(X: Float[Array, "n d"], weights: Float[Array, " n"] | None) -> Flo
     # Nothing of positive weight exceeds 1 here; what has none must not overflow.
     most = 0.25 * math.sqrt(jnp.finfo(X.dtype).max)
     scaled = jnp.clip(X * unit[None, :], -most, most)
-    mean = matmul(share, scaled)
-    variance = matmul(share, jnp.square(scaled - mean[None, :]))
-    # The mean is known to n·eps of the largest entry, so a smaller deviation is rounding.
-    constant = variance <= (X.shape[0] * jnp.finfo(X.dtype).eps) ** 2
+
+    def mean(M: Array) -> Array:
+        if weights is None:
+            return jnp.mean(M, axis=0)
+        return jnp.sum((weights / jnp.sum(weights))[:, None] * M, axis=0)
+
+    # The mean of what a first mean leaves mends the rounding of a long sum of values far from zero.
+    centred = scaled - mean(scaled)[None, :]
+    variance = mean(jnp.square(centred)) - jnp.square(mean(centred))
+    # Entries are known to half an eps of the largest, so a smaller deviation is rounding.
+    constant = variance <= (2.0 * jnp.finfo(X.dtype).eps) ** 2
     return jnp.where(constant, 1.0, variance / jnp.square(unit))
 
 

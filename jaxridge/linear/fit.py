@@ -1,5 +1,6 @@
 """A fitted linear model, and what every factored ridge problem has in common."""
 
+from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +10,8 @@ import numpy as np
 
 from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Factored, Model
-from jaxridge.core.numbers import log_spaced, matmul
-from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.numbers import lam_grid, matmul
+from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.linear.design import Design
 
 __all__ = ["Fit", "LinearFactored", "predict", "span_of"]
@@ -78,9 +79,12 @@ class LinearFactored(Factored):
         return jax.vmap(at)(lams)
 
     def default_grid(self, count: int = 100) -> Float[Array, " k"]:
-        """From where every direction is fitted, filter factors above 0.99, to where none is, below 0.01."""
-        low, high = self.span()
-        return log_spaced(low - 2, high + 2, count)
+        """`lam_grid` over the squares of the singular values."""
+        return lam_grid(*self.span(), self.full_rank(), count)
+
+    @abstractmethod
+    def full_rank(self) -> Bool[Array, ""]:
+        """Whether λ = 0 has one solution, or of a wide problem fits all rows."""
 
 
 def span_of(s: Float[Array, " r"]) -> tuple[Array, Array]:

@@ -65,8 +65,9 @@ def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design
     """Ridge regression at every λ of a grid from one factorisation of X.
 
     Args are those of `ridge`, with ``lams`` (k,), or (k, t) for a grid per target, in any order, repetitions
-    allowed; None takes 100 of them, log-spaced over what the data can resolve, from s_r²/100 (filter factors above
-            0.99, s_r the smallest singular value above rounding) to 100 s₁² (below 0.01).
+    allowed; None takes 100 of them: 0 (where the rank is full), ∞ (the model without the penalised columns), and
+    between them log-spaced ones from s_r²/100 (filter factors above 0.99, s_r the smallest singular value above
+    rounding) to 100 s₁² (below 0.01).
 
     Returns a `Path`; each λ has its own code, and a bad one leaves the others alone.
     Equals ``sklearn.linear_model.Ridge`` fitted k times. Cost: QR and SVD once, then O(d² t) for each λ.
@@ -101,7 +102,8 @@ def ridge_cv(
         pick: ``select.lowest``, or ``select.one_standard_error`` for the largest λ that is as good up to noise.
         per_target: a λ for each column of y instead of one for all (by their mean score).
         refine: move on from the best grid point to the optimum between its neighbours. ``choice.lam`` then has
-            the derivatives of that optimum, by the implicit function theorem.
+            the derivatives of that optimum, by the implicit function theorem. A λ of the grid, 0 and ∞ too, is a
+            constant and has the derivative 0.
         memory: bytes that the scores may use at a time.
 
     Returns a `Choice`. Coefficients are formed for the chosen λ only.
@@ -154,7 +156,8 @@ def ridge_ball(X: Any, y: Any, radius: Any, **problem: Unpack[Options]) -> Fit:
     of minimum norm lies inside. The norm is that of the penalised coordinates, (Σⱼ pⱼ wⱼ²)^½ with p the
     penalties, which ``standardize`` multiplies by the variances; unpenalised columns do not count.
 
-    Args: as for `ridge`, with radius >= 0 a scalar or (t,). Derivatives flow through radius and data.
+    Args: as for `ridge`, with radius >= 0 a scalar or (t,). Derivatives flow through radius and data; where the
+    radius is the norm of the least-squares solution itself they are those towards smaller radii.
     Equals the solution of the secular equation ‖w(λ)‖ = radius; Gander (1981), Numer. Math. 36, 291.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
@@ -169,7 +172,8 @@ def ridge_ball(X: Any, y: Any, radius: Any, **problem: Unpack[Options]) -> Fit:
 def ridge_fraction(X: Any, y: Any, fraction: Any, **problem: Unpack[Options]) -> Fit:
     """Ridge at a given fraction of the least-squares norm: ‖w(λ)‖ = fraction · ‖w(0)‖, λ as ``fit.lam``.
 
-    Args: as for `ridge_ball`, with fraction in [0, 1]: 1 is least squares (λ = 0), 0 is w = 0 (λ = ∞).
+    Args: as for `ridge_ball`, with fraction in [0, 1]: 1 is least squares (λ = 0), 0 is w = 0 (λ = ∞). Derivatives at
+    fraction 1 are those from below.
     Equals ``fracridge.fracridge``; Rokem and Kay (2020), GigaScience 9, giaa133.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
@@ -208,7 +212,11 @@ def _ridge_cv(
     factored = solver.factor(design_of(data, terms))
     grid: Array = factored.default_grid() if lams is None else lams
     found = select.search(rule, factored, grid, pick, per_target, refine, memory)
-    return Choice(*found, factored.fit(found.lam))
+    fit = factored.fit(found.lam)
+    if lams is None:
+        beyond = jnp.broadcast_to(factored.beyond_range(), fit.rss.shape) & (fit.result == RESULTS.successful)
+        fit = eqx.tree_at(lambda f: f.result, fit, override(RESULTS.overflow, beyond, fit.result))
+    return Choice(*found, fit)
 
 
 @eqx.filter_jit

@@ -26,7 +26,7 @@ from jaxridge.core.implicit import derived
 from jaxridge.core.numbers import exponent, log2, matmul, poison, power_of_two, safe_divide, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam
-from jaxridge.linear import carrier, leverage
+from jaxridge.linear import carrier, leverage, rounding
 from jaxridge.linear.carrier import complement, damping_of
 from jaxridge.linear.cholesky import from_cholesky
 from jaxridge.linear.design import Beyond, Design, make_design
@@ -71,6 +71,9 @@ class Spectrum(LinearFactored):
 
     def span(self) -> tuple[Array, Array]:
         return span_of(self.singular_values)
+
+    def full_rank(self) -> Bool[Array, ""]:
+        return self.factor.full_rank
 
     def fold(self, partition: Any) -> Folds:
         return fold_factors(self.problem, self._with_rows("kfold").factor, partition)
@@ -265,6 +268,7 @@ class Spectrum(LinearFactored):
             (~(lam >= 0), RESULTS.invalid_lam),
             (~finite, RESULTS.overflow),
             (singular, RESULTS.rank_deficient),
+            (~checks.separate, RESULTS.nearly_dependent),
             (lost, RESULTS.unresolved),
             shape=(factor.z.shape[1],),
         )
@@ -283,25 +287,33 @@ def _checked(lam: Lam) -> Float[Array, " c"]:
 
 
 def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
-    """Whether rounding alone may change the coefficients by more than their twentieth part.
-
-    First-order perturbation of the normal equations by ‖δX̂‖ = c eps s₁ (Björck 1996, section 1.4): the relative
-    change is at most c eps [1 + s₁/(s_r²+λ')^½ + s₁‖r‖/((s_r²+λ')‖ŵ‖)], where s_r is 0 unless the rank is full.
-    c = 8.5 √(n+d) is a heuristic: the proven 2(n+d) is far from reached on large problems.
-    """
-    factor, (n, d) = spectrum.factor, spectrum.problem.X.shape
-    penalised = (factor.mask > 0)[:, None]
-    s, z = factor.s[:, None], factor.z
-    damping = jnp.max(damping_of(factor, lam), axis=0, initial=0.0)
-    norm = jnp.linalg.norm(jnp.where(penalised, safe_divide(s * z, jnp.square(s) + damping[None, :]), 0.0), axis=0)
-    kept = complement(factor, damping_of(factor, lam))
-    residual = jnp.sqrt(factor.rss_perp + jnp.sum(jnp.square(kept * z), axis=0))
-    largest = jnp.max(jnp.where(penalised, s, 0.0), initial=0.0)
-    smallest = jnp.min(jnp.where(penalised & (s > 0), s, jnp.inf), initial=jnp.inf)
-    smallest = jnp.where(factor.full_rank & jnp.isfinite(smallest), smallest, 0.0)
-    least = jnp.square(smallest) + damping
-    growth = 1.0 + largest / jnp.sqrt(least) + safe_divide(largest * residual, norm) / least
-    return 8.5 * math.sqrt(n + d) * jnp.finfo(s.dtype).eps * growth > 0.05
+    """Whether rounding alone may change the coefficients by more than their twentieth part (`rounding`)."""
+    factor, shape, beyond = spectrum.factor, spectrum.problem.X.shape, spectrum.problem.beyond
+    r, doubt = factor.V.shape[1], factor.doubt
+    s, z, damping = factor.s[:r, None], factor.z[:r], damping_of(factor, lam)[:r]
+    kept, longest, outside = s > 0, doubt.longest, factor.rss_perp
+    kind = doubt.kind if beyond is None or not beyond.gram else "tall"
+    if beyond is not None:
+        outside = outside + beyond.rss / jnp.square(factor.y_scale)
+        longest = longest if beyond.largest is None else jnp.linalg.norm(beyond.largest * factor.unit)
+    least = jnp.min(jnp.where(kept, jnp.square(s) + damping, jnp.inf), axis=0, initial=jnp.inf)
+    dual = jnp.where(kept, safe_divide(z, jnp.square(s) + damping), 0.0)
+    norm, largest, hidden = jnp.linalg.norm(s * dual, axis=0), jnp.max(s, initial=0.0), doubt.below
+    if kind == "rows":
+        unit = rounding.unit(shape, s.dtype)
+        rest = jnp.where(kept, complement(factor, damping_of(factor, lam))[:r], 1.0) * z
+        residual = jnp.sqrt(outside + jnp.sum(jnp.square(rest), axis=0))
+        reach = jnp.sqrt(jnp.square(doubt.rows) + jnp.square(longest))
+        spread = jnp.linalg.norm(reach[:, None] * safe_divide(s, jnp.square(s) + damping), axis=0)
+        growth, hidden = rounding.of_rows(spread, least, longest, residual, norm), hidden + unit * reach
+    else:
+        unit = rounding.gram_unit(shape, s.dtype)
+        target = jnp.sqrt(outside + jnp.sum(jnp.square(z), axis=0))
+        tall, wide = rounding.of_tall_gram, rounding.of_wide_gram
+        size, of = (target, tall) if kind == "tall" else (jnp.linalg.norm(dual, axis=0), wide)
+        growth, hidden = of(largest, least, size, norm), jnp.maximum(hidden, math.sqrt(unit) * largest)
+    lost = jnp.linalg.norm(rounding.most(hidden[:, None], damping) * doubt.cut, axis=0)
+    return unit * growth + safe_divide(lost, norm) > rounding.LOST
 
 
 class FromDesign(Solver):

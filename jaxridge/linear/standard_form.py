@@ -4,11 +4,14 @@ It is  min ‖X̂ŵ − ŷ‖² + λ'‖ŵ‖²  with X̂ = H √ω X L, where H
 drops those, and L = P^(−1/2) in powers of two of X.
 """
 
+import math
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
+from jaxridge.core.numbers import exponent, filled, matmul, poison, power_of_two
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.linalg.householder import householder, reflect
 from jaxridge.linear.design import Design
@@ -21,7 +24,8 @@ class Checks(eqx.Module):
     finite_y: Bool[Array, " t"]
     weights: Bool[Array, ""]
     penalty: Bool[Array, ""]
-    independent: Bool[Array, ""]
+    independent: Bool[Array, ""]  # the unpenalised columns are
+    separate: Bool[Array, ""]  # and rounding leaves their coefficients nineteen parts in twenty
 
     def good(self) -> Bool[Array, ""]:
         """Whether a factorisation makes sense; targets fail one by one."""
@@ -65,48 +69,69 @@ def _swap(M: Float[Array, "n m"], row: Int[Array, ""] | None) -> Float[Array, "n
     return M if row is None else M.at[0].set(M[row]).at[row].set(M[0])
 
 
-def standard_form(design: Design) -> StandardForm:
-    """X̂, ŷ of a problem, computed so that scales of 1e±150, large means and tiny weights lose nothing.
+class _Reduced(NamedTuple):
+    """Rows without the unpenalised columns, and the way back to those columns' coefficients."""
 
-    Data that fail a check give an X̂ of NaN only: LAPACK's SVD never returns when an entry is infinite.
+    X: Float[Array, "p d"]
+    y: Float[Array, "p t"]
+    X_coef: Float[Array, "q d"]  # what each column takes of the unpenalised coefficients
+    y_coef: Float[Array, "q t"]  # coordinates of y along the orthonormal basis
+    to_coef: Float[Array, "q q"]  # Z times this is that basis
+    reflectors: tuple[tuple[Float[Array, " _"], Int[Array, ""] | None], ...]
+    independent: Bool[Array, ""]
+    separate: Bool[Array, ""]
+    heaviest: Scalar  # the largest root of a weight among these rows
+
+
+def _without_mean(X: Float[Array, "n d"], y: Float[Array, "n t"]) -> _Reduced:
+    """An intercept and no weights: the reflection of √n e₁ is v ∝ (1 + √n, 1, …, 1), so that H needs sums only.
+
+    HM has −S/√n on top and below it Mᵢ − (√n M₁ + S)/(n + √n), S the sum of the rows; a mean taken off first changes
+    nothing but the rounding.
     """
-    X, Z, y, weights, penalty = jax.lax.stop_gradient((design.X, design.Z, design.y, design.weights, design.penalty))
-    dtype, (n, q) = X.dtype, Z.shape
-    root = None if weights is None else jnp.sqrt(weights)
-    if root is not None:
-        # Rows of weight zero take no part and set no scale; what is not finite stays to be found.
-        unused = (root == 0)[:, None]
-        X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
-    column_size = jnp.max(jnp.abs(X), axis=0, initial=0.0)
-    free_size, y_size = jnp.max(jnp.abs(Z), axis=0), jnp.max(jnp.abs(y), axis=0)
-    column_exponent, free_unit = exponent(column_size), power_of_two(-exponent(free_size), dtype)
-    y_scale = power_of_two(exponent(y_size), dtype)
-    row_exponent = jnp.zeros((), jnp.int32) if root is None else exponent(jnp.max(root))
-    unit = power_of_two(-column_exponent, dtype)
-    Z = Z * free_unit[None, :]
+    n, dtype = X.shape[0], X.dtype
+    root = math.sqrt(n)
+    columns = []
+    for M in (X, y):
+        mean = jnp.mean(M, axis=0, keepdims=True)
+        M = M - mean
+        total = jnp.sum(M, axis=0, keepdims=True)
+        columns.append((M[1:] - (root * M[:1] + total) / (n + root), mean + total / n))
+    (X, X_mean), (y, y_mean) = columns
+    v = filled((n,), 1.0 / math.sqrt(n + root), dtype).at[0].multiply(1.0 + root)
+    yes, to_coef = jnp.array(True), jnp.full((1, 1), -1.0 / root, dtype)
+    return _Reduced(X, y, X_mean, -root * y_mean, to_coef, ((v, None),), yes, yes, jnp.ones((), dtype))
 
+
+def _without_columns(
+    X: Float[Array, "n d"],
+    y: Float[Array, "n t"],
+    Z: Float[Array, "n q"],
+    weights: Float[Array, " n"] | None,
+    root: Float[Array, " n"] | None,
+) -> _Reduced:
+    """Rows of √ω X and √ω y without what the unpenalised columns √ω Z span, by a reflection for each."""
+    dtype, q = X.dtype, Z.shape[1]
+    if q == 0:
+        X, y = (M if root is None else root[:, None] * M for M in (X, y))
+        heaviest, yes, none = jnp.max(jnp.ones(1, dtype) if root is None else root), jnp.array(True), jnp.zeros((0, 0))
+        return _Reduced(X, y, X[:0], y[:0], none.astype(dtype), (), yes, yes, heaviest)
     # Taking the first unpenalised column's own coefficient off first changes nothing but rounding. When that
     # column is the intercept the coefficient is the mean, and a large mean would swamp the reflection below.
-    shift_X, shift_y = jnp.zeros((1, X.shape[1]), dtype), jnp.zeros((1, y.shape[1]), dtype)
-    if q:
-        share = Z[:, 0] if weights is None else Z[:, 0] * (weights / jnp.max(weights))
-        share = share / matmul(share, Z[:, 0])
-        # Means of the arrays as they came: a product of scaled ones would store those first.
-        shift_X, shift_y = (matmul(share, X) * unit)[None, :], (matmul(share, y) / y_scale)[None, :]
-    X, y = X * unit[None, :], y / y_scale[None, :]
-    undo = jnp.eye(q, dtype=dtype)
-    if q:
-        shift_Z = matmul(share, Z)[None, :].at[0, 0].set(0.0)
-        undo = undo.at[0].add(-shift_Z[0])
-        X, y, Z = X - Z[:, :1] * shift_X, y - Z[:, :1] * shift_y, Z - Z[:, :1] * shift_Z
+    share = Z[:, :1] if weights is None else Z[:, :1] * (weights / jnp.max(weights))[:, None]
+    share = share / jnp.sum(share * Z[:, :1])
+    shift_X, shift_y, shift_Z = (jnp.sum(share * M, axis=0, keepdims=True) for M in (X, y, Z))
+    shift_Z = shift_Z.at[0, 0].set(0.0)
+    undo = jnp.eye(q, dtype=dtype).at[0].add(-shift_Z[0])
+    X, y, Z = X - Z[:, :1] * shift_X, y - Z[:, :1] * shift_y, Z - Z[:, :1] * shift_Z
     if root is not None:
-        root = root * power_of_two(-row_exponent, dtype)
         X, Z, y = root[:, None] * X, root[:, None] * Z, root[:, None] * y
 
-    norms = jnp.linalg.norm(Z, axis=0) + (jnp.abs(undo[0]) * jnp.linalg.norm(Z[:, 0]) if q else 0.0)
+    lengths = jnp.linalg.norm(Z, axis=0)
+    norms = lengths + jnp.abs(undo[0]) * lengths[0]
+    left = jnp.ones((1, 1), dtype) if root is None else root[:, None]
     triangle, reflectors = jnp.zeros((q, q), dtype), []
     X_tops, y_tops = jnp.zeros((q, X.shape[1]), dtype), jnp.zeros((q, y.shape[1]), dtype)
-    left = None if root is None else root[:, None]
     for i in range(q):
         # The heaviest row becomes the one that is dropped: what is left of it is its rounding times its weight.
         pivot = None if root is None else jnp.argmax(jnp.abs(Z[:, 0]))
@@ -116,53 +141,101 @@ def standard_form(design: Design) -> StandardForm:
         triangle = triangle.at[i, i:].set(Z[0])
         X_tops, y_tops = X_tops.at[i].set(X[0]), y_tops.at[i].set(y[0])
         Z, X, y = Z[1:, 1:], X[1:], y[1:]
-        left = left if left is None else _swap(left, pivot)[1:]
+        left = left if root is None else _swap(left, pivot)[1:]
         reflectors.append((v, pivot))
 
-    diagonal = jnp.abs(jnp.diagonal(triangle))
+    to_coef = matmul(undo, jax.scipy.linalg.solve_triangular(triangle, jnp.eye(q, dtype=dtype)))
+    first, diagonal = jnp.eye(q, 1, dtype=dtype), jnp.abs(jnp.diagonal(triangle))
+    rounding = 8.0 * math.sqrt(q) * jnp.finfo(dtype).eps
+    return _Reduced(
+        X=X,
+        y=y,
+        X_coef=matmul(to_coef, X_tops) + first * shift_X,
+        y_coef=y_tops + matmul(triangle, first) * shift_y,
+        to_coef=to_coef,
+        reflectors=tuple(reflectors),
+        independent=jnp.all(diagonal > rounding * norms),
+        separate=jnp.all(0.05 * diagonal > rounding * lengths),
+        heaviest=jnp.max(left, initial=0.0),
+    )
+
+
+def standard_form(design: Design) -> StandardForm:
+    """X̂, ŷ of a problem, computed so that scales of 1e±150, large means and tiny weights lose nothing.
+
+    Data that fail a check give an X̂ of NaN only: LAPACK's SVD never returns when an entry is infinite.
+    """
+    X, Z, y, weights, penalty = jax.lax.stop_gradient((design.X, design.Z, design.y, design.weights, design.penalty))
+    dtype, q = X.dtype, Z.shape[1]
+    root = None if weights is None else jnp.sqrt(weights)
+    if root is not None:
+        # Rows of weight zero take no part and set no scale; what is not finite stays to be found.
+        unused = (root == 0)[:, None]
+        X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
+    column_size, y_size = jnp.max(jnp.abs(X), axis=0, initial=0.0), jnp.max(jnp.abs(y), axis=0)
+    column_exponent, y_scale = exponent(column_size), power_of_two(exponent(y_size), dtype)
+    X, y = X * power_of_two(-column_exponent, dtype)[None, :], y / y_scale[None, :]
+
+    free_size = free_unit = jnp.ones(q, dtype)
+    row_exponent = jnp.zeros((), jnp.int32)
+    if design.mean_alone:
+        reduced = _without_mean(X, y)
+    else:
+        free_size = jnp.max(jnp.abs(Z), axis=0)
+        free_unit = power_of_two(-exponent(free_size), dtype)
+        if root is not None:
+            row_exponent = exponent(jnp.max(root))
+            root = root * power_of_two(-row_exponent, dtype)
+        reduced = _without_columns(X, y, Z * free_unit[None, :], weights, root)
     checks = Checks(
         finite=_all_finite(column_size, free_size, penalty, *([] if weights is None else [weights])),
         finite_y=jnp.isfinite(y_size),
         weights=jnp.array(True) if weights is None else jnp.all(weights >= 0) & jnp.any(weights > 0),
         penalty=jnp.all(penalty > 0),
-        independent=jnp.all(diagonal > n * jnp.finfo(dtype).eps * norms),
+        independent=reduced.independent,
+        separate=reduced.separate,
     )
-    to_coef = jax.scipy.linalg.solve_triangular(triangle, jnp.eye(q, dtype=dtype)) if q else triangle
-    to_coef = matmul(undo, to_coef)
-    first = jnp.eye(q, 1, dtype=dtype)
-    centre = (matmul(to_coef, X_tops) + first * shift_X) * power_of_two(column_exponent, dtype)[None, :]
 
     # What is left of a column that the unpenalised ones span is rounding, less than an ulp of it, and must not
     # pass for data: a constant column has the coefficient 0.
-    rest = jnp.max(jnp.abs(X), axis=0, initial=0.0)
-    heaviest = 1.0 if left is None else jnp.max(left, initial=0.0)
-    rest = jnp.where(rest > jnp.finfo(dtype).eps * heaviest, rest, 0.0)
-
-    # L = P^(−1/2) / 2^E, with 2^E the size of √ω X P^(−1/2): entries of X̂ are then about 1 or less. E stays well
-    # inside the range of the dtype, so that nothing that is multiplied by 2^E or 2^−E turns subnormal.
-    root_penalty, limit, far = jnp.sqrt(penalty), jnp.finfo(dtype).maxexp - 4, 3 * jnp.finfo(dtype).maxexp // 4
-    penalty_exponent = exponent(root_penalty)
-    magnitude = column_exponent - penalty_exponent + row_exponent
-    largest = jnp.max(jnp.where(rest > 0, magnitude + exponent(rest), -4 * limit), initial=-4 * limit)
-    largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
-    scale = power_of_two(-largest, dtype)
-    shrink = jnp.clip(magnitude - largest, -2 * limit, limit)
-    mantissa = root_penalty * power_of_two(-penalty_exponent, dtype)
-    shrink = power_of_two(shrink // 2, dtype) * power_of_two(shrink - shrink // 2, dtype) / mantissa
-    X = X * poison(jnp.where(rest > 0, shrink, 0.0), checks.good())[None, :]
+    rest = jnp.max(jnp.abs(reduced.X), axis=0, initial=0.0)
+    rest = jnp.where(rest > jnp.finfo(dtype).eps * reduced.heaviest, rest, 0.0)
+    scale, shrink = _units(penalty, column_exponent + row_exponent, rest)
     return StandardForm(
-        X=X,
-        y=jnp.where(checks.finite_y[None, :], y, jnp.nan),
+        X=reduced.X * poison(shrink, checks.good())[None, :],
+        y=jnp.where(checks.finite_y[None, :], reduced.y, jnp.nan),
         root_weights=None if weights is None else jnp.sqrt(weights),
-        reflectors=tuple(reflectors),
-        free_y=jnp.where(checks.finite_y[None, :], y_tops + matmul(triangle, first) * shift_y, jnp.nan),
-        free_to_coef=free_unit[:, None] * to_coef * power_of_two(-row_exponent, dtype),
-        centre=free_unit[:, None] * centre,
-        unit=scale / root_penalty,
+        reflectors=reduced.reflectors,
+        free_y=jnp.where(checks.finite_y[None, :], reduced.y_coef, jnp.nan),
+        free_to_coef=free_unit[:, None] * reduced.to_coef * power_of_two(-row_exponent, dtype),
+        centre=free_unit[:, None] * (reduced.X_coef * power_of_two(column_exponent, dtype)[None, :]),
+        unit=scale / jnp.sqrt(penalty),
         scale=scale,
         y_scale=y_scale * power_of_two(row_exponent, dtype),
         checks=checks,
     )
+
+
+def _units(
+    penalty: Float[Array, " d"], magnitude: Int[Array, " d"], rest: Float[Array, " d"]
+) -> tuple[Scalar, Float[Array, " d"]]:
+    """scale = 2^−E, and by what each column is multiplied: L = P^(−1/2) 2^−E, 0 for a column that is rounding.
+
+    Columns come as mantissas of size ``rest`` with exponents ``magnitude``. E is the size of √ω X P^(−1/2): entries of
+    X̂ are then about 1 or less. It stays well inside the range of the dtype, so that nothing that is multiplied by 2^E
+    or 2^−E turns subnormal.
+    """
+    dtype, info = rest.dtype, jnp.finfo(rest.dtype)
+    limit, far = info.maxexp - 4, 3 * info.maxexp // 4
+    root = jnp.sqrt(penalty)
+    of_root = exponent(root)
+    magnitude = magnitude - of_root
+    largest = jnp.max(jnp.where(rest > 0, magnitude + exponent(rest), -4 * limit), initial=-4 * limit)
+    largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
+    shrink = jnp.clip(magnitude - largest, -2 * limit, limit)
+    mantissa = root * power_of_two(-of_root, dtype)
+    shrink = power_of_two(shrink // 2, dtype) * power_of_two(shrink - shrink // 2, dtype) / mantissa
+    return power_of_two(-largest, dtype), jnp.where(rest > 0, shrink, 0.0)
 
 
 def _all_finite(*arrays: Array) -> Bool[Array, ""]:

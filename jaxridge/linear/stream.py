@@ -1,99 +1,28 @@
-"""Rows a batch at a time: a triangle that stands for all of them, and with it every λ of the exact path.
+"""Rows a batch at a time: sums that stand for all of them, and with them every λ of the exact path.
 
-`init`, `update` and `merge` gather rows into the triangle of a QR factorisation (a monoid, so that shards merge in any
-order), and `finish` makes a `Spectrum` of it: coefficients, residual norms, degrees of freedom, GCV and evidence.
-`collect` does so for features of points, φ(x), that are never all in memory. What needs the rows themselves goes over
-them once more: `coefficients` for derivatives in the features, `leave_one_out` for the score.
+`init`, `update` and `merge` gather rows (a monoid, so that shards merge in any order), and `finish` makes a `Spectrum`
+of them: coefficients, residual norms, degrees of freedom, GCV and evidence. `collect` does so for features of points,
+φ(x), that are never all in memory. What needs the rows themselves goes over them once more: `coefficients` for
+derivatives in the features, `leave_one_out` for the score.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from jaxridge.core.implicit import first_order_only, linear_root
-from jaxridge.core.numbers import matmul, poison, safe_divide
+from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.rows import blocks, count, map_rows, sum_rows
 from jaxridge.core.types import Array, Float
+from jaxridge.linear.accumulator import Rows, finish, init, merge, update
 from jaxridge.linear.carrier import damping_of
-from jaxridge.linear.design import Beyond, Design, Terms
-from jaxridge.linear.spectrum import Spectrum, from_design
+from jaxridge.linear.spectrum import Spectrum
 
 __all__ = ["Rows", "coefficients", "collect", "finish", "init", "leave_one_out", "leverage", "merge", "update"]
 
 Features = Callable[[Any], Float[Array, "n d"]]
-
-
-class Rows(eqx.Module):
-    """What rows seen so far come to: R of the QR factorisation of √ω [1 X y], the ones only with an intercept."""
-
-    triangle: Float[Array, "p p"]
-    rows: Float[Array, ""]  # of positive weight
-    intercept: bool = eqx.field(static=True)
-    targets: int = eqx.field(static=True)
-
-
-def init(features: int, targets: int, *, intercept: bool = True, dtype: Any = None) -> Rows:
-    """No rows yet, of that many features and targets; ``dtype`` is JAX's default float if it is None.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import stream
-    >>> rows = stream.update(stream.init(1, 1), jnp.array([[0.0], [1.0], [2.0]]), jnp.array([1.0, 3.0, 5.0]))
-    >>> print(stream.finish(rows).coef(jnp.array(2.0))[:, 0].round(4))
-    [1. 2.]
-    """
-    dtype, size = jnp.dtype(dtype or jnp.result_type(float)), features + targets + int(intercept)
-    return Rows(jnp.zeros((size, size), dtype), jnp.zeros((), dtype), bool(intercept), targets)
-
-
-def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n *t"], weights: Array | None = None) -> Rows:
-    """Add rows: features (n, d), targets (n,) or (n, t), weights (n,) as for `jaxridge.ridge`.
-
-    By QR of the triangle on top of the new rows: 2(n + p)p² flops for p = d + t + 1, so batches of a few p rows or
-    more cost little beyond one QR of everything.
-    """
-    y = y.reshape(y.shape[0], -1)
-    expected = rows.triangle.shape[0] - rows.targets - int(rows.intercept)
-    if X.shape != (y.shape[0], expected) or y.shape[1] != rows.targets:
-        raise ValueError(
-            f"X has shape {X.shape} and y {y.shape}; these rows have {expected} features and {rows.targets} targets."
-        )
-    ones = [jnp.ones((X.shape[0], 1), X.dtype)] if rows.intercept else []
-    A = jnp.concatenate([*ones, X, y], axis=1)
-    used = jnp.asarray(X.shape[0], A.dtype)
-    if weights is not None:
-        A, used = jnp.sqrt(poison(weights, weights >= 0))[:, None] * A, jnp.sum(weights > 0, dtype=A.dtype)
-    return Rows(_stacked(rows.triangle, A), rows.rows + used, rows.intercept, rows.targets)
-
-
-def merge(a: Rows, b: Rows) -> Rows:
-    """The rows of both."""
-    if a.triangle.shape != b.triangle.shape or (a.intercept, a.targets) != (b.intercept, b.targets):
-        raise ValueError("merge needs rows of the same features, targets and intercept; init both alike.")
-    return Rows(_stacked(a.triangle, b.triangle), a.rows + b.rows, a.intercept, a.targets)
-
-
-def _stacked(R: Float[Array, "p p"], A: Float[Array, "n p"]) -> Float[Array, "p p"]:
-    return jnp.linalg.qr(jnp.concatenate([R, A]), mode="r")
-
-
-def finish(rows: Rows, penalty: Array | None = None) -> Spectrum:
-    """The spectrum of all rows, without leverages; ``penalty`` (d,) as for `jaxridge.ridge`.
-
-    Its coefficients are those of the features and then the intercept; ``spectrum.problem.split`` takes them apart.
-    Equals ``from_design`` of the rows. Derivatives in rows go through the QR of `update`, which has them at full
-    rank only; `coefficients` has no such limit.
-    """
-    size, first = rows.triangle.shape[0] - rows.targets, int(rows.intercept)
-    R, Qty, rest = rows.triangle[:size, :size], rows.triangle[:size, size:], rows.triangle[size:, size:]
-    penalty = jnp.ones(size - first, R.dtype) if penalty is None else penalty
-    beyond = Beyond(rows.rows - size, jnp.sum(jnp.square(rest), axis=0))
-    terms = Terms(rows.intercept, False, (), False)
-    X, Z = R[:, first:], R[:, :first]
-    problem = Design(X=X, Z=Z, y=Qty, weights=None, penalty=penalty, terms=terms, beyond=beyond)
-    return from_design(problem).without_rows()
 
 
 def collect(

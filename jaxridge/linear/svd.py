@@ -7,9 +7,20 @@ number and is several times faster. What comes after asks neither which of the t
 import equinox as eqx
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import cutoff, matmul
+from jaxridge.core.numbers import cutoff, inner, matmul, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
+from jaxridge.linear.rounding import gram_unit
 from jaxridge.linear.standard_form import Checks, StandardForm
+
+
+class Doubt(eqx.Module):
+    """What rounding may have done; `jaxridge.linear.rounding` has the letters."""
+
+    kind: str = eqx.field(static=True)  # "rows", "tall" or "wide", the last two of a Gram matrix
+    longest: Scalar  # ‖x̂‖∞
+    rows: Float[Array, " r"]  # (Σᵢ ‖Rᵢ‖² wᵢⱼ²)^½
+    below: Float[Array, " r"]  # singular values as they were before the cut, or what rounding hides of a Gram matrix
+    cut: Float[Array, "r t"]  # and the part of y along it
 
 
 class Factor(eqx.Module):
@@ -31,8 +42,8 @@ class Factor(eqx.Module):
     root_weights: Float[Array, " n"] | None
     scale: Scalar
     y_scale: Float[Array, " t"]
-    cutoff: Scalar
     full_rank: Bool[Array, ""]
+    doubt: Doubt
     complete: Bool[Array, ""]  # as many directions as measurements: nothing is left outside
     rank: Int[Array, ""]
     checks: Checks
@@ -75,31 +86,56 @@ class Factor(eqx.Module):
 
 def svd(form: StandardForm) -> Factor:
     """QR, then the SVD of R: 2nd² + O(d³) flops for tall X̂, the transpose for wide X̂."""
-    if form.X.shape[0] > form.X.shape[1]:
-        Q, R = jnp.linalg.qr(form.X)
+    X, y = form.X, form.y
+    if X.shape[0] > X.shape[1]:
+        Q, R = jnp.linalg.qr(X)
         W, s, Vt = jnp.linalg.svd(R, full_matrices=False)
-        Qy = matmul(Q.T, form.y)
         # Qᵀy before Wᵀ, so that a path without leverages never forms Q W.
-        return _assemble(form, matmul(Q, W), s, Vt.T, None, matmul(W.T, Qy), form.y - matmul(Q, Qy))
-    Q, R = jnp.linalg.qr(form.X.T)
+        Qy = inner(Q, y)
+        z = matmul(W.T, Qy)
+        s, doubt = _cut_rows(X, R, W, s, z)
+        return _assemble(form, matmul(Q, W), s, Vt.T, None, z, y - matmul(Q, Qy), doubt)
+    Q, R = jnp.linalg.qr(X.T)
     U, s, Wt = jnp.linalg.svd(R.T, full_matrices=False)
-    return _assemble(form, U, s, Wt.T, Q, matmul(U.T, form.y), jnp.zeros_like(form.y))
+    z = inner(U, y)
+    s, doubt = _cut_rows(X, R.T, U, s, z)
+    return _assemble(form, U, s, Wt.T, Q, z, jnp.zeros_like(y), doubt)
 
 
 def gram(form: StandardForm) -> Factor:
     """Eigendecomposition of the smaller of X̂ᵀX̂ and X̂X̂ᵀ: half the flops, the condition number squared."""
-    X = form.X
+    X, y = form.X, form.y
     tall = X.shape[0] > X.shape[1]
     e, V = jnp.linalg.eigh(matmul(X.T, X) if tall else matmul(X, X.T), symmetrize_input=False)
     e, V = e[::-1], V[:, ::-1]
-    # An eigenvalue of a Gram matrix is known to eps·e₁, so its root only to √eps·s₁.
-    s = jnp.sqrt(jnp.where(e > max(*X.shape, 1) * jnp.finfo(X.dtype).eps * jnp.max(e, initial=0.0), e, 0.0))
-    scaled = V / jnp.where(s > 0, s, jnp.inf)[None, :]
+    # An eigenvalue of a Gram matrix is known to u e₁, so its root only to √u s₁.
+    floor = gram_unit(X.shape, X.dtype) * jnp.max(e, initial=0.0)
+    s = jnp.sqrt(jnp.where(e > floor, e, 0.0))
+    kept, limit = s > 0, jnp.broadcast_to(jnp.sqrt(floor), s.shape)
+    scaled = V / jnp.where(kept, s, jnp.inf)[None, :]
     if tall:
         U = matmul(X, scaled)
-        z = matmul(U.T, form.y)
-        return _assemble(form, U, s, V, None, z, form.y - matmul(U, z))
-    return _assemble(form, V, s, scaled, X.T, matmul(V.T, form.y), jnp.zeros_like(form.y))
+        z, along = inner(U, y), safe_divide(matmul(V.T, inner(X, y)), limit[:, None])
+        doubt = Doubt("tall", floor, limit, limit, jnp.where(kept[:, None], 0.0, along))
+        return _assemble(form, U, s, V, None, z, y - matmul(U, z), doubt)
+    z = inner(V, y)
+    doubt = Doubt("wide", floor, limit, limit, jnp.where(kept[:, None], 0.0, z))
+    return _assemble(form, V, s, scaled, X.T, z, jnp.zeros_like(y), doubt)
+
+
+def _cut_rows(
+    X: Float[Array, "p d"],
+    R: Float[Array, "a m"],
+    W: Float[Array, "a r"],
+    s: Float[Array, " r"],
+    z: Float[Array, "r t"],
+) -> tuple[Float[Array, " r"], Doubt]:
+    """Singular values above the cut-off, and what rounding leaves in doubt, for X̂ = Q R and R = W diag(s) Vᵀ."""
+    longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(X), axis=1), initial=0.0))
+    rows = jnp.sqrt(matmul(jnp.sum(jnp.square(R), axis=1), jnp.square(W)))
+    cut = s <= cutoff(s, X.shape)
+    doubt = Doubt("rows", longest, rows, s, jnp.where(cut[:, None], z, 0.0))
+    return jnp.where(cut, 0.0, s), doubt
 
 
 def _assemble(
@@ -110,12 +146,11 @@ def _assemble(
     basis: Float[Array, "d p"] | None,
     z: Float[Array, "r t"],
     y_perp: Float[Array, "p t"],
+    doubt: Doubt,
 ) -> Factor:
     """Join the penalised directions of X̂ with the unpenalised ones, in the user's rows and units."""
     (p, d), q, r = form.X.shape, form.free_to_coef.shape[0], s.shape[0]
     dtype = s.dtype
-    floor = cutoff(s, (p, d))
-    s = jnp.where(s > floor, s, jnp.where(jnp.isnan(s), s, 0.0))
     rank = jnp.sum(s > 0)
     rows = p + q if form.root_weights is None else jnp.sum(form.root_weights > 0)
     U = jnp.concatenate([form.lift(U), form.free_basis()], axis=1)
@@ -142,8 +177,8 @@ def _assemble(
         root_weights=form.root_weights,
         scale=form.scale,
         y_scale=form.y_scale,
-        cutoff=floor,
         full_rank=rank >= jnp.minimum(r, rows - q),
+        doubt=doubt,
         complete=complete,
         rank=rank,
         checks=form.checks,

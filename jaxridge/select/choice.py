@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.checks import as_lam
 from jaxridge.core.factored import Factored
+from jaxridge.core.results import messages
 from jaxridge.core.types import Array, Bool, Float, Int, Lam
 
 __all__ = ["Choice", "Path", "ends"]
@@ -65,9 +66,9 @@ class Choice(eqx.Module):
 
     ``lam`` () or, per target, (t,); ``lams`` (k,) and ``scores`` (k[, t]), lower is better, NaN where a λ was not
     solved; ``spread`` the standard error of each score where the rule has one; ``index`` the grid point taken;
-    ``at_edge`` whether that is an end of the grid, so that a better λ may lie outside; ``beside_unresolved`` whether
-    the next smaller λ was not solved, so that a better one may lie there; ``fit`` the model at ``lam``; ``path`` that
-    of the grid, where its models were formed.
+    ``at_edge`` whether that is an end of the grid towards which the score falls, so that a better λ may lie outside;
+    ``beside_unresolved`` whether the next smaller λ was not solved, so that a better one may lie there; ``fit`` the
+    model at ``lam``; ``path`` that of the grid, where its models were formed.
     """
 
     lam: Array
@@ -82,7 +83,9 @@ class Choice(eqx.Module):
 
     def message(self) -> str:
         """What a reader should know about this choice; empty if there is nothing to say."""
-        said = []
+        said = messages(self.fit.result)
+        if said:
+            return " ".join(said)
         if bool(jnp.any(self.at_edge)):
             low, high = (float(end) for end in ends(self.lams.ravel()))
             said.append(

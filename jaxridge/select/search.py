@@ -1,5 +1,6 @@
 """The search over a grid: score every λ by a rule, pick one, and move on to the optimum beside it."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -108,11 +109,24 @@ def choose(
     columns = lams if lams.ndim == 2 else jnp.broadcast_to(lams[:, None], scores.shape)
     index = jax.vmap(pick, in_axes=(1, 1, None if spread is None else 1))(columns, scores, spread)
     lam = jnp.take_along_axis(columns, index[None, :], axis=0)[0]
-    low, high = ends(columns)
-    # Nothing lies below λ = 0 or above infinity.
-    at_edge = ((lam <= low) & (lam > 0)) | ((lam >= high) & (lam < jnp.inf))
-    at_edge &= ~jnp.all(jnp.isnan(scores), axis=0)
+    at_edge = jax.vmap(_falls_beyond, in_axes=(1, 1, 0))(columns, scores, index)
     return (index, lam, at_edge) if share is None else (index[0], lam[0], at_edge[0])
+
+
+def _falls_beyond(lams: Float[Array, " k"], scores: Float[Array, " k"], index: Int[Array, ""]) -> Bool[Array, ""]:
+    """Whether the grid ends at this point while the score still falls towards it, so that it may fall beyond.
+
+    Nothing lies below λ = 0 or above infinity, and what falls by less than rounding (√eps of it) has come to rest.
+    """
+    lam, score = lams[index], scores[index]
+    low, high = ends(lams)
+    at_low, at_high = (lam <= low) & (lam > 0), (lam >= high) & (lam < jnp.inf)
+    above = jnp.min(jnp.where(lams > lam, lams, jnp.inf), initial=jnp.inf)
+    below = jnp.max(jnp.where((lams < lam) & (lams >= 0), lams, 0.0), initial=0.0)
+    beside = jnp.where(at_low, jnp.where(lams == above, scores, jnp.nan), jnp.where(lams == below, scores, jnp.nan))
+    beside = jnp.nanmin(beside)
+    falls = ~(beside - score <= math.sqrt(jnp.finfo(scores.dtype).eps) * jnp.abs(score))
+    return (at_low | at_high) & falls & ~jnp.all(jnp.isnan(scores))
 
 
 def refine(
@@ -120,17 +134,19 @@ def refine(
 ) -> Array:
     """The λ between the neighbours of a grid point at which the rule is stationary, rule'(λ) = 0.
 
-    Where the slope does not change sign between the neighbours, and at an edge of the grid, the grid point stays.
+    Where the slope does not change sign between the neighbours, and at an edge of the grid, the grid point stays; it
+    is a constant, λ = 0 and infinity too, and has the derivative 0.
     The derivative of the result is that of the stationary point, by the implicit function theorem.
     """
     points, here = (lams if lams.ndim == 2 else lams[:, None]), jnp.atleast_1d(lam)
     below, above = (points >= 0) & (points < here[None, :]), points > here[None, :]
     low = jnp.max(jnp.where(below, points, 0.0), axis=0).reshape(lam.shape)
     high = jnp.min(jnp.where(above, points, jnp.inf), axis=0).reshape(lam.shape)
-    inner = jnp.any(below, axis=0).reshape(lam.shape) & (high < jnp.inf)
-    # A neighbour λ = 0 has no logarithm; below eps·λ the rule is at its value in 0.
-    low = jnp.where(inner, jnp.maximum(low, lam * jnp.finfo(lam.dtype).eps), 0.5)
-    high = jnp.where(inner, high, 2.0)
+    inner = jnp.any(below, axis=0).reshape(lam.shape) & jnp.any(above, axis=0).reshape(lam.shape)
+    # Neighbours λ = 0 and infinity have no logarithm; eps·λ and λ/eps are as good.
+    eps = jnp.finfo(lam.dtype).eps
+    low = jnp.where(inner, jnp.maximum(low, lam * eps), 0.5)
+    high = jnp.where(inner, jnp.minimum(high, lam / eps), 2.0)
 
     def slope(rule: Any, factored: Factored, x: Array) -> Array:
         def score(x: Array) -> Array:

@@ -526,3 +526,25 @@ def test_a_solution_that_must_not_be_negative():
     expected, _ = scipy.optimize.nnls(np.vstack([A, 0.1 * np.eye(N)]), np.concatenate([b, np.zeros(N)]))
     assert np.sum(expected == 0) > 1
     np.testing.assert_allclose(fit.value, expected, atol=1e-7)
+
+
+def test_a_lam_beyond_the_range_of_the_dtype_has_its_code():
+    """A of 1e-20 in float32: λ near A² is no float32, which is neither a noise level nor a negative λ."""
+    rng = np.random.default_rng(0)
+    A, b = (1e-20 * rng.standard_normal((20, 5))).astype("f4"), (1e-10 * rng.standard_normal(20)).astype("f4")
+    found = (
+        inverse.tikhonov_residual(A, b, np.float32(3e-10)),
+        inverse.tikhonov_ball(A, b, np.float32(1e9)),
+        inverse.tikhonov_cv(A, b).fit,
+        inverse.tikhonov_cv(A, b, rule=select.discrepancy(np.float32(1e-20))).fit,
+        jxr.ridge_cv(A, b).fit,
+    )
+    assert [bool(fit.result == jxr.RESULTS.overflow) for fit in found] == [True] * len(found)
+
+
+@pytest.mark.parametrize("solver", [inverse.GolubKahan(), inverse.Direct()])
+def test_default_grids_stay_in_the_range_of_the_dtype(solver):
+    rng = np.random.default_rng(0)
+    path = inverse.tikhonov_path(1e-150 * rng.standard_normal((20, 5)), rng.standard_normal(20), solver=solver)
+    lams = np.asarray(path.lams)
+    assert np.all(np.diff(lams) > 0)

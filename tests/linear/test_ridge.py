@@ -4,6 +4,7 @@ import importlib
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -286,6 +287,61 @@ def test_codes_of_other_verbs():
         assert np.all(np.isfinite(fit.coef[:, 1]))
     kernel = from_kernel(jnp.array([[1.0, 2.0], [2.0, 1.0]]), jnp.ones((2, 1)))
     assert np.all(np.asarray(kernel.result(jnp.array(1.0)) == RESULTS.indefinite_kernel))
+
+
+def test_unpenalized_columns_that_float32_hardly_tells_apart():
+    """Two of them 1e-5 apart: a code, where a sixth of a coefficient may be lost; none at 1e-2 apart."""
+    rng = np.random.default_rng(3)
+    near = rng.standard_normal((1000, 3))
+    for gap, code in ((1e-5, RESULTS.nearly_dependent), (1e-2, RESULTS.successful)):
+        columns = np.c_[near, near[:, 1] + gap * rng.standard_normal(1000)].astype(np.float32)
+        y = columns.sum(axis=1) + rng.standard_normal(1000).astype(np.float32)
+        fit = jxr.ridge(columns, y, np.float32(1.0), unpenalized=(1, 3))
+        assert bool(fit.result == code)
+        assert np.all(np.isfinite(fit.coef))
+
+
+def test_a_year_column_is_not_constant():
+    """2015 ± 5 beside N(0, 1), float32, standardised: each column's own variance, whatever its mean and the rows."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    columns = np.c_[2015 + 5 * rng.standard_normal(n), rng.standard_normal(n)].astype(np.float32)
+    y = (columns @ np.array([0.4, 2.0])).astype(np.float32)
+    lam = 0.2 * n
+    wide = columns.astype(float) - columns.astype(float).mean(axis=0)
+    penalty = lam * np.diag(wide.var(axis=0))
+    exact = np.linalg.solve(wide.T @ wide + penalty, wide.T @ (y.astype(float) - y.astype(float).mean()))
+    fit = jxr.ridge(columns, y, np.float32(lam), standardize=True)
+    assert bool(fit.result == RESULTS.successful)
+    np.testing.assert_allclose(fit.coef, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1000, 200_000])
+def test_rows_take_no_digits(rows):
+    """Columns of sizes 100, 1, 10 in float32 at any number of rows: no direction is cut off."""
+    rng = np.random.default_rng(0)
+    columns = (rng.standard_normal((rows, 3)) * [100.0, 1.0, 10.0] + [3e3, 0.0, 50.0]).astype(np.float32)
+    y = (columns @ np.array([1.0, 1.0, 1.0]) + rng.standard_normal(rows)).astype(np.float32)
+    wide = columns.astype(float) - columns.astype(float).mean(axis=0)
+    exact = np.linalg.lstsq(np.r_[wide, np.eye(3)], np.r_[y.astype(float) - y.astype(float).mean(), np.zeros(3)])[0]
+    fit = jxr.ridge(columns, y, np.float32(1.0))
+    assert bool(fit.result == RESULTS.successful)
+    np.testing.assert_allclose(fit.coef, exact, rtol=1e-5)
+
+
+def test_derivatives_where_the_ball_just_holds_least_squares():
+    """At fraction 1, and at the norm of the least-squares solution, they are those from below, to second order."""
+    y = jnp.asarray(Y[:, 0])
+    total = lambda fraction: jnp.sum(jxr.ridge_fraction(X, y, fraction).coef)  # noqa: E731
+    slope, h = jax.grad(total), 1e-4
+    below = (3 * total(1.0) - 4 * total(1 - h) + total(1 - 2 * h)) / (2 * h)
+    assert float(slope(1.0)) == pytest.approx(float(below), rel=1e-6)
+    below = (3 * slope(1.0) - 4 * slope(1 - h) + slope(1 - 2 * h)) / (2 * h)
+    assert float(jax.grad(slope)(1.0)) == pytest.approx(float(below), rel=1e-5)
+    norm = jnp.linalg.norm(jxr.ridge(X, y, 0.0).coef)
+    inside = lambda radius: jnp.sum(jxr.ridge_ball(X, y, radius).coef)  # noqa: E731
+    assert float(jax.grad(inside)(norm) * norm) == pytest.approx(float(slope(1.0)), rel=1e-9)
+    assert float(jax.grad(inside)(1.1 * norm)) == 0.0
 
 
 def test_every_code_is_tested():

@@ -83,3 +83,67 @@ def test_misuse_names_the_argument():
         stream.update(rows, X, Y)
     with pytest.raises(ValueError, match="merge needs"):
         stream.merge(rows, stream.init(7, 2, intercept=False))
+
+
+def test_no_rows_at_all_and_whole_numbers():
+    """An empty batch adds nothing, rows are counted in whole numbers, and merging with nothing changes nothing."""
+    empty = stream.init(3, 2)
+    rows = stream.update(stream.update(empty, X[:20], Y[:20]), X[:0], Y[:0])
+    assert rows.rows == 20
+    assert jnp.issubdtype(rows.rows.dtype, jnp.integer)
+    for both in (stream.merge(empty, rows), stream.merge(rows, empty)):
+        assert both.rows == 20
+        np.testing.assert_allclose(
+            stream.finish(both).coef(jnp.array(1.0)), stream.finish(rows).coef(jnp.array(1.0)), rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("gram", [True, False])
+def test_rows_far_from_zero(gram, intercept):
+    """Float32 rows a thousand deviations from zero, condition 1e2, in batches of two shards."""
+    rng = np.random.default_rng(7)
+    rows = (1000.0 + rng.standard_normal((6000, 3)) @ np.diag([1.0, 0.1, 0.01])).astype(np.float32)
+    y = ((rows - 1000.0) @ np.array([1.0, 2.0, 3.0]) + rng.standard_normal(6000)).astype(np.float32)
+    wide, target = rows.astype(float), y.astype(float)
+    if intercept:
+        wide, target = wide - wide.mean(axis=0), target - target.mean()
+    exact = np.linalg.lstsq(np.r_[wide, np.eye(3)], np.r_[target, np.zeros(3)])[0]
+    shards = []
+    for part in np.split(np.arange(6000), [2500]):
+        shard = stream.init(3, 1, intercept=intercept, dtype="float32", gram=gram)
+        for batch in np.array_split(part, 5):
+            shard = stream.update(shard, rows[batch], y[batch])
+        shards.append(shard)
+    spectrum_ = stream.finish(stream.merge(*shards))
+    lam = jnp.ones((), spectrum_.problem.X.dtype)
+    condition = 1e2 if intercept else 1e5 * np.sqrt(3)
+    error = np.linalg.norm(spectrum_.coef(lam)[:3, 0] - exact) / np.linalg.norm(exact)
+    assert error <= condition * (1e-11 if gram else 1e-6)
+    assert np.all(np.asarray(spectrum_.result(lam) == jxr.RESULTS.successful)) or not gram
+
+
+@pytest.mark.parametrize("gram", [True, False])
+def test_derivatives_of_streamed_rows(gram):
+    """GCV in the rows to second order along one line, as of all rows at once; NaN where features are dependent."""
+    direction = jnp.asarray(rng.standard_normal(X.shape))
+
+    def score(step):
+        rows = stream.init(3, 2, gram=gram)
+        for part in (slice(0, 20), slice(20, n)):
+            rows = stream.update(rows, (X + step * direction)[part], Y[part])
+        factored = stream.finish(rows)
+        return jnp.sum(jax.vmap(factored.rss)(LAMS) + jax.vmap(factored.squared_norm)(LAMS))
+
+    def at_once(step):
+        factored = spectrum.from_design(design.make_design(X + step * direction, Y))
+        return jnp.sum(jax.vmap(factored.rss)(LAMS) + jax.vmap(factored.squared_norm)(LAMS))
+
+    for f in (lambda g: g, jax.grad, lambda g: jax.grad(jax.grad(g)), lambda g: jax.jacfwd(jax.grad(g))):
+        assert float(jax.jit(f(score))(0.1)) == pytest.approx(float(jax.jit(f(at_once))(0.1)), rel=1e-8)
+
+    def dependent(x):
+        rows = stream.update(stream.init(2, 1, gram=gram), jnp.stack([x, x], axis=1), Y[:, 0])
+        return jnp.sum(stream.finish(rows).rss(jnp.array(1.0)))
+
+    assert np.all(np.isnan(jax.grad(dependent)(X[:, 0])))

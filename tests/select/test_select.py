@@ -422,3 +422,41 @@ def test_misuse_is_named(name):
     call, message = MISUSE[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-6, 1e-8])
+def test_the_default_grid_loses_nothing(noise):
+    """A quiet calibration takes λ = 0, or a λ that is as good; noise alone the model without columns, or near it."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((400, 3))
+    y = A @ np.array([1.0, 2.0, 3.0]) + noise * rng.standard_normal(400)
+    dense = np.r_[0.0, np.logspace(-20, 8, 600), np.inf]
+    for target in (y, noise * rng.standard_normal(400)):
+        choice, best = jxr.ridge_cv(A, target), jxr.ridge_cv(A, target, dense)
+        assert float(choice.scores[choice.index]) <= 1.01 * float(best.scores[best.index])
+        assert choice.message() == ""
+        assert choice.lams[0] == 0
+        assert np.isinf(choice.lams[-1])
+
+
+def test_the_default_grid_without_full_rank():
+    """A repeated column: λ = 0 has many solutions and is no candidate, and the grid reaches as far as it matters."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((400, 3))
+    A = np.c_[A, A[:, 0]]
+    y = A @ np.ones(4) + 1e-5 * rng.standard_normal(400)
+    choice = jxr.ridge_cv(A, y)
+    least = np.linalg.lstsq(np.c_[A[:, :3], np.ones(400)], y)[0]
+    residual = y - np.c_[A[:, :3], np.ones(400)] @ least
+    assert float(choice.scores[choice.index]) <= 1.02 * np.mean(np.square(residual)) / (1 - 4 / 400) ** 2
+    assert np.all(np.asarray(choice.lams) > 0)
+    assert choice.message() == ""
+
+
+def test_a_message_says_first_what_went_wrong():
+    """Not to widen a grid where the data hold NaN; nor where the score is flat."""
+    A = np.random.default_rng(0).standard_normal((20, 3))
+    broken = A.copy()
+    broken[3, 1] = np.nan
+    assert "NaN" in jxr.ridge_cv(broken, A[:, 0], LAMS).message()
+    assert "widen" not in jxr.ridge_cv(broken, A[:, 0], LAMS).message()
