@@ -389,10 +389,10 @@ class _Axis(NamedTuple):
     lams: np.ndarray
     ends: list[tuple[int, float, str]]  # the number in the grid, the place on the axis, the name
 
-    def place(self, lam: Any) -> float | None:
-        """Of a chosen λ; None where the axis does not reach."""
+    def place(self, lam: Any) -> float:
+        """Of a chosen λ; NaN where the axis has no place for it."""
         name = {0.0: "0", np.inf: "∞"}.get(float(lam))
-        return next((place for _, place, of in self.ends if of == name), None) if name else float(lam)
+        return next((place for _, place, of in self.ends if of == name), np.nan) if name else float(lam)
 
 
 def _log_axis(lams: Any, target: int) -> _Axis:
@@ -425,9 +425,8 @@ def _finish(ax: "Axes", axis: _Axis, lam: Any = None) -> None:
     for _, place, name in axis.ends:
         where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
         ax.annotate(name, (place, 0), (0, 4), ha="center", color="0.35", fontsize=FONT, **where)
-    place = None if lam is None else axis.place(lam)
-    if place is not None:
-        ax.axvline(place, color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
+    if lam is not None and np.isfinite(axis.place(lam)):
+        ax.axvline(axis.place(lam), color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
 
 
 def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, str]]) -> None:

@@ -130,9 +130,9 @@ def log_spaced(low: Array, high: Array, count: int) -> Float[Array, " k"]:
 def lam_grid(low: Array, high: Array, full: Bool[Array, ""], count: int) -> Float[Array, " k"]:
     """λ for a search that must lose nothing, from what is known of the squares of singular values, as powers of ten.
 
-    Log-spaced from 10^(low−2), where even the smallest is fitted to 99 %, to 10^(high+2), where no direction is, with 0,
-    least squares, and infinity, the model without what is penalised, at the ends. Where the rank is not ``full`` λ = 0 has many
-    solutions, and the grid goes on towards it instead, as far as the dtype resolves.
+    Log-spaced from 10^(low−2), where even the smallest is fitted to 99 %, to 10^(high+2), where no direction is; at the
+    ends 0, least squares, and infinity, the model without what is penalised. Where the rank is not ``full`` λ = 0 has
+    many solutions, and the grid goes on towards it instead, as far as the dtype resolves.
     """
     eps = math.log10(float(jnp.finfo(low.dtype).eps))
     further = jnp.minimum(low - 2, jnp.maximum(low - 2 + eps / 2, high + 2 * eps))
