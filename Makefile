@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test census contract golden notebooks bench accelerator clean
+.PHONY: sweep test census contract golden training notebooks bench accelerator clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -26,6 +26,10 @@ contract: .venv/installed-dev
 # or another (`golden.py --write` in the code that is right).
 golden: .venv/installed-dev
 	$(BIN)/python tests/golden.py
+
+# What optimisers and devices converge to, every row by its own simulation, of which `make test` judges one of each kind.
+training: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/training --whole
 
 # Every notebook from a clean kernel, of which `make test` runs the quickest.
 notebooks: .venv/installed-dev

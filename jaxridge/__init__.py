@@ -1,6 +1,6 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
-from jaxridge import inverse, kernel_methods, kernels, linalg, linear, operators, optimize, select
+from jaxridge import inverse, kernel_methods, kernels, linalg, linear, operators, optimize, select, training
 from jaxridge.core import plan
 from jaxridge.core.results import RESULTS
 from jaxridge.inverse import (

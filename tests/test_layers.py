@@ -24,6 +24,7 @@ ORDER = (
     "linear",
     "kernel_methods",
     "inverse",
+    "training",
     "__init__",
     "plot",
     "cli",

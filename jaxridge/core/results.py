@@ -87,6 +87,18 @@ class RESULTS(eqx.Enumeration):
         "parameters, or rewrite the residual."
     )
     crossed_bounds = "A lower bound lies above its upper bound."
+    unstable_rate = (
+        "The learning rate is past what is stable for these data, so that training diverges. Use a smaller one."
+    )
+    invalid_noise = "noise, gain or learning rate is negative or NaN. Use numbers >= 0, and a learning rate > 0."
+    outside_conductance = (
+        "The weights lie outside of what the map of the device can show. Start inside, or scale the map."
+    )
+    correlated_columns = (
+        "Two columns of X are so correlated that a synapse feels how the other moves, which the prediction leaves out. "
+        "Measure with simulate, or decorrelate the columns."
+    )
+    not_inverse = "The inverse of the map does not undo the map between its limits. Correct it, or narrow the limits."
     overflow = (
         "The scales of X, y and lam lie so far apart that the answer or a step towards it leaves the range of "
         "this dtype. Rescale the data, or use float64."
