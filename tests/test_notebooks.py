@@ -17,6 +17,9 @@ FIGURES = {
     "03_curve_fitting": 3,
     "04_kernels_and_runge": 2,
     "05_inverse_problems": 4,
+    "06_weight_decay": 2,
+    "07_best_decay": 1,
+    "08_synapse_that_forgets": 3,
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = ("02_ridge_head", "03_curve_fitting")  # `make notebooks` runs them all
