@@ -86,6 +86,10 @@ class RESULTS(eqx.Enumeration):
         "The residual or its Jacobian is NaN or infinite everywhere near the best point, which is kept. Bound the "
         "parameters, or rewrite the residual."
     )
+    not_at_minimum = (
+        "The solution is no minimum of the objective that residual, args and loss make, so its uncertainty is not "
+        "defined. Pass those of the fit, without penalty."
+    )
     crossed_bounds = "A lower bound lies above its upper bound."
     unstable_rate = (
         "The learning rate is past what is stable for these data, so that training diverges. Use a smaller one."

@@ -1,34 +1,45 @@
 """How well a fit is determined: covariance of the parameters, standard errors, confidence and prediction bands.
 
-At a least-squares solution with Jacobian J and m residuals of variance σ², the parameters have covariance
-C = σ² (JᵀJ)⁻¹, and a prediction f(x) the variance ∇fᵀ C ∇f (+ σ² for a new measurement). All of it is first order:
-right where f is nearly linear over the width of the band.
+At a solution with Jacobian J and m residuals rᵢ, the n free parameters have covariance
+
+    C = τ² (JᵀJ)⁻¹,     τ² = K² Σ ψ(rᵢ)²/(m − n) / (mean ψ')²,     K = 1 + (n/m) var ψ' / (mean ψ')²,
+
+where ψ(r) = ρ'(r²) r is what a residual counts under the loss ρ: with ρ(z) = z it is r, and τ² = ‖r‖²/(m − n).
+A prediction f(x) has variance ∇fᵀ C ∇f (+ σ² for a new measurement). All of it is first order: right where f is nearly
+linear over the width of the band. Huber and Ronchetti (2009), Robust Statistics, section 7.6.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxridge.core.numbers import matmul, safe_divide
-from jaxridge.core.types import Array, Float, Scalar
+from jaxridge.core.numbers import exponent, matmul, poison, power_of_two, safe_divide
+from jaxridge.core.results import RESULTS
+from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.linalg import secular
 from jaxridge.optimize.flat import flat_residual
-from jaxridge.optimize.least_squares import Solution
+from jaxridge.optimize.least_squares import Solution, converged
+from jaxridge.optimize.losses import Loss, linear
 
 __all__ = ["Uncertainty", "student", "uncertainty"]
+
+_OFFSET = 0.1  # of Bates and Watts's criterion (1988, section 2.2.3): a tenth of the radius of a confidence region
+_ROUGH = 100.0  # how many times its estimate rounding of residuals may be; heuristic
+_NORMAL = 1.482602218505602  # standard deviations of normal errors for each of their median absolute deviation
 
 
 class Uncertainty(eqx.Module):
     """Covariance of a fit, in the order in which ``ravel_pytree`` lays the parameters out."""
 
     value: Any
-    covariance: Float[Array, "n n"]
-    sigma: Scalar  # standard deviation of one residual
+    covariance: Float[Array, "n n"]  # NaN where ``result`` is a failure
+    sigma: Scalar  # standard deviation of one residual; under a robust loss that of the bulk, 1.48 median |r|
     dof: Scalar  # m − n, for Student's t; infinite where σ is known
+    result: Any  # a `RESULTS` item: that of a fit that did not converge, or ``not_at_minimum``
 
     @property
     def standard_errors(self) -> Any:
@@ -72,18 +83,24 @@ def _band(
 
 @eqx.filter_jit
 def uncertainty(
-    residual: Callable[[Any, Any], Any], solution: Solution, args: Any = None, *, sigma: Any = None
+    residual: Callable[[Any, Any], Any], solution: Solution, args: Any = None, *, sigma: Any = None, loss: Loss = linear
 ) -> Uncertainty:
-    """Covariance σ² (JᵀJ)⁻¹ of the parameters of a least-squares fit, from the SVD of J.
+    """Covariance τ² (JᵀJ)⁻¹ of the parameters of a least-squares or robust fit, from the SVD of J.
 
     Args:
-        residual, args: as they were given to `jaxridge.least_squares`, without penalty and with linear loss.
+        residual, args, loss: as they were given to `jaxridge.least_squares`, without penalty.
         solution: what it returned. Parameters that a bound holds have variance 0 and take no degree of freedom.
         sigma: the standard deviation of the residuals where it is known (1 for residuals that are already divided
-            by theirs); None estimates σ² = ‖r‖²/(m − n).
+            by theirs); None estimates it. A robust loss takes no sigma: its fit depends on the tails of the errors too.
 
-    Directions that J does not determine have infinite variance. Equals ``scipy.optimize.curve_fit``'s ``pcov``
-    (with ``absolute_sigma=True`` where sigma is given). Seber and Wild (1989), Nonlinear Regression, section 5.1.
+    Returns an `Uncertainty`. Directions that J does not determine have infinite variance. The covariance is NaN, with
+    the code of the fit, where that did not converge, and with ``RESULTS.not_at_minimum`` where the solution is no
+    minimum of ½Σρ(rᵢ²): there the relative offset ‖Pψ‖/√n / (‖ψ − Pψ‖/√(m − n)), P on the range of J, is above
+    0.1, because the residual or the loss are not those of the fit, or a penalty pulled it away.
+
+    Raises a ``ValueError`` for sigma with a robust loss. Equals ``scipy.optimize.curve_fit``'s ``pcov`` (with
+    ``absolute_sigma=True`` where sigma is given), and for a robust loss that of ``statsmodels.RLM`` with ``cov="H1"``.
+    Seber and Wild (1989), Nonlinear Regression, section 5.1.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> from jaxridge.optimize import uncertainty
@@ -93,31 +110,99 @@ def uncertainty(
     >>> print(f"{fit.value['slope']:.2f} ± {uncertainty(line, fit).standard_errors['slope']:.4f}")
     2.02 ± 0.0424
     """
+    if sigma is not None and loss is not linear:
+        raise ValueError("uncertainty: sigma says too little about a fit with a robust loss; leave it out.")
     flat, restore = ravel_pytree(solution.value)
     free = ~ravel_pytree(solution.active)[0]
     fn = flat_residual(residual, restore, args, flat.dtype)
     r = fn(flat)
     J = (jax.jacrev if r.shape[0] < flat.shape[0] else jax.jacfwd)(fn)(flat)
     J = jnp.where(free[None, :], J, 0.0)
-    # Column norms out first: parameters have units.
-    unit = jnp.linalg.norm(J, axis=0)
-    unit = jnp.where(unit > 0, unit, 1.0)
-    _, s, Vt = jnp.linalg.svd(J / unit[None, :], full_matrices=False)
-    lost = s <= max(J.shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0.0)
-    root = safe_divide(Vt, jnp.broadcast_to(jnp.where(lost, 0.0, s)[:, None], Vt.shape)) / unit[None, :]
-    covariance = matmul(root.T, root)
-    # What a lost direction touches is not determined; with fewer residuals than parameters some have no direction.
-    seen = jnp.sum(jnp.square(jnp.where(lost[:, None], 0.0, Vt)), axis=0)
-    vague = free & (seen < 1.0 - jnp.sqrt(jnp.finfo(s.dtype).eps))
-    covariance = jnp.where(
-        vague[:, None] | vague[None, :], jnp.where(jnp.eye(len(unit)) > 0, jnp.inf, jnp.nan), covariance
-    )
-    left = r.shape[0] - jnp.sum(free, dtype=flat.dtype)
+    dof = r.shape[0] - jnp.sum(free, dtype=flat.dtype)
+
+    influence = _influence(loss, r)
+    directions = _directions(J)
     if sigma is None:
-        sigma, dof = jnp.sqrt(jnp.sum(jnp.square(r)) / jnp.where(left > 0, left, jnp.nan)), left
+        scale = influence.scale(len(r) - dof, dof)
+        sigma = scale if loss is linear else _bulk(r, dof)
     else:
-        sigma, dof = jnp.asarray(sigma, flat.dtype), jnp.full((), jnp.inf, flat.dtype)
-    return Uncertainty(solution.value, jnp.square(sigma) * covariance, sigma, dof)
+        scale = sigma = jnp.asarray(sigma, flat.dtype)
+        dof = jnp.full((), jnp.inf, flat.dtype)
+
+    rounding = jnp.finfo(r.dtype).eps * (jnp.abs(r) + matmul(jnp.abs(J), jnp.abs(flat)))
+    arrived = influence.arrived(directions.range_of_J, rounding)
+    result = RESULTS.where(arrived, RESULTS.successful, RESULTS.not_at_minimum)
+    result = RESULTS.where(converged(solution.result), result, solution.result)
+    good = converged(solution.result) & arrived
+    return Uncertainty(solution.value, poison(directions.covariance(free, scale), good), sigma, dof, result)
+
+
+class _Influence(NamedTuple):
+    """ψ(rᵢ) and ψ'(rᵢ)."""
+
+    psi: Float[Array, " m"]
+    slope: Float[Array, " m"]
+
+    def scale(self, n: Scalar, dof: Scalar) -> Scalar:
+        """τ; NaN without degrees of freedom."""
+        mean = jnp.mean(self.slope)
+        K = 1.0 + n / len(self.psi) * jnp.var(self.slope) / jnp.square(mean)
+        return K * _norm(self.psi) / jnp.sqrt(jnp.where(dof > 0, dof, jnp.nan)) / mean
+
+    def arrived(self, U: Float[Array, "m k"], rounding: Float[Array, " m"]) -> Bool[Array, ""]:
+        """Whether what ψ still has in the range of J is little beside the rest, or no more than rounding."""
+        inside = matmul(U.T, self.psi)
+        count = jnp.sum(jnp.any(U != 0, axis=0), dtype=U.dtype)
+        rest = _norm(self.psi - matmul(U, inside)) / jnp.sqrt(jnp.maximum(len(self.psi) - count, 1.0))
+        offset = _norm(inside) / jnp.sqrt(jnp.maximum(count, 1.0))
+        return ((offset <= _OFFSET * rest) | (_norm(inside) <= _ROUGH * _norm(rounding))) & (jnp.mean(self.slope) > 0)
+
+
+def _influence(loss: Loss, r: Float[Array, " m"]) -> _Influence:
+    """ψ = ½ d/dr ρ(r²) and its derivative."""
+    if loss is linear:
+        return _Influence(r, jnp.ones_like(r))
+    psi = lambda r: 0.5 * jax.jvp(lambda r: loss(jnp.square(r)), (r,), (jnp.ones_like(r),))[1]  # noqa: E731
+    return _Influence(*jax.jvp(psi, (r,), (jnp.ones_like(r),)))
+
+
+def _norm(x: Float[Array, " m"]) -> Scalar:
+    """‖x‖, whose squares stay in range."""
+    unit = power_of_two(exponent(jnp.max(jnp.abs(x), initial=0.0)), x.dtype)
+    return unit * jnp.linalg.norm(x / unit)
+
+
+def _bulk(r: Float[Array, " m"], dof: Scalar) -> Scalar:
+    """The standard deviation of normal errors with these residuals in the middle."""
+    return _NORMAL * jnp.median(jnp.abs(r)) * jnp.sqrt(len(r) / jnp.where(dof > 0, dof, jnp.nan))
+
+
+class _Directions(NamedTuple):
+    """J = U diag(s) Vᵀ diag(unit): columns have units."""
+
+    range_of_J: Float[Array, "m k"]  # U, 0 in lost directions
+    s: Float[Array, " k"]  # 0 where lost
+    Vt: Float[Array, "k n"]
+    unit: Float[Array, " n"]
+
+    def covariance(self, free: Bool[Array, " n"], scale: Scalar) -> Float[Array, "n n"]:
+        """scale² (JᵀJ)⁻¹ of the free parameters."""
+        s = jnp.broadcast_to(self.s[:, None], self.Vt.shape)
+        root = scale * safe_divide(self.Vt, s) / self.unit[None, :]
+        covariance = matmul(root.T, root)
+        # What a lost direction touches is not determined; with fewer residuals than parameters some have no direction.
+        seen = jnp.sum(jnp.square(jnp.where(s > 0, self.Vt, 0.0)), axis=0)
+        vague = free & (seen < 1.0 - jnp.sqrt(jnp.finfo(s.dtype).eps))
+        unknown = jnp.where(jnp.eye(len(self.unit)) > 0, jnp.inf, jnp.nan)
+        return jnp.where(vague[:, None] | vague[None, :], unknown, covariance)
+
+
+def _directions(J: Float[Array, "m n"]) -> _Directions:
+    unit = jax.vmap(_norm, 1)(J)
+    unit = jnp.where(unit > 0, unit, 1.0)
+    U, s, Vt = jnp.linalg.svd(J / unit[None, :], full_matrices=False)
+    lost = s <= max(J.shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0.0)
+    return _Directions(jnp.where(lost[None, :], 0.0, U), jnp.where(lost, 0.0, s), Vt, unit)
 
 
 @jax.jit
