@@ -1,4 +1,9 @@
-"""Derivatives from the condition that defines the answer, never through a factorisation or a loop."""
+"""Derivatives from the condition that defines the answer, never through a factorisation or a loop.
+
+Every rule is `kept`: where reverse mode splits a `jax.lax.scan` in two it puts the plain value of a function with a rule
+in its place, so that second derivatives would be those of frozen numbers, silently. It does not look into
+`jax.checkpoint`, and one that saves everything computes nothing twice.
+"""
 
 from collections.abc import Callable
 from functools import cache, lru_cache, wraps
@@ -17,6 +22,22 @@ from jaxridge.core.types import Array
 def moves(tangent: Any) -> bool:
     """Whether a tangent is there at all; JAX marks the others symbolically."""
     return not isinstance(tangent, SymbolicZero)
+
+
+def with_rule(value: Callable[..., Any], rule: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., Any]:
+    """``value`` with a rule ``(primals, tangents) -> (value, tangents)`` of its own, `kept` in every loop.
+
+    The rule has symbolic zeros, see `moves`, and states the value by calling what comes back here, to every order.
+    """
+    ruled = jax.custom_jvp(value)
+    ruled.defjvp(rule, symbolic_zeros=True)
+    return kept(ruled)
+
+
+def kept(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn``, compiled, with the rules inside of it left in place wherever a loop around it is differentiated."""
+    saving = jax.checkpoint_policies.everything_saveable
+    return jax.jit(jax.checkpoint(fn, prevent_cse=False, policy=saving))
 
 
 def derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,10 +65,6 @@ def derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[...
 
 
 def _derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
-    @jax.custom_jvp
-    def attached(*args: Any) -> Any:
-        return value(*args)
-
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         leaves, tree = jax.tree.flatten(primals)
         dleaves = tree.flatten_up_to(tangents)
@@ -62,8 +79,8 @@ def _derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..
         _, tangent = jax.jvp(along, [leaves[i] for i in moving], [dleaves[i] for i in moving])
         return whole(*primals), tangent
 
-    attached.defjvp(rule, symbolic_zeros=True)
-    whole = jax.jit(attached)
+    # A function of its own each time: JAX keeps what it traced by the function.
+    whole = with_rule(lambda *args: value(*args), rule)
     return whole
 
 
@@ -79,12 +96,6 @@ def derived_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Call
     @cache
     def slopes() -> Callable[..., Any]:
         return derived_columns(slope(value), slope(live))
-
-    @jax.custom_jvp
-    def attached(arrays: Any, lam: Array) -> Any:
-        return value(arrays, lam)
-
-    whole = jax.jit(attached)
 
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         (arrays, lam), (d_arrays, d_lam) = primals, tangents
@@ -107,7 +118,7 @@ def derived_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Call
             tangent = jax.tree.map(lambda t, v: t + v * jnp.broadcast_to(d_lam, v.shape), tangent, change)
         return out, tangent
 
-    attached.defjvp(rule, symbolic_zeros=True)
+    whole = with_rule(lambda arrays, lam: value(arrays, lam), rule)
     return whole
 
 
@@ -117,30 +128,38 @@ def frozen(tree: Any) -> Any:
     return eqx.combine(jax.lax.stop_gradient(arrays), static)
 
 
-def map_with_rules(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
-    """``jax.lax.map`` for functions with rules of their own, such as those of `derived`.
+def hoisted(fn: Callable[..., Any], *like: Any) -> tuple[Callable[..., Any], list[Array]]:
+    """``program`` and ``constants`` with fn(*x) = program(constants, *x) for x of these shapes.
 
-    Where reverse mode splits a loop in two, JAX puts the plain value of such a function in its place, so that second
-    derivatives would be silently wrong. Here the rule is that of the whole loop, and its tangents come from bodies
-    that are rematerialised, which are not split; nor does any store what it computed. One alone needs no loop, and
-    shares with its surroundings what both compute.
+    A function with a rule must not close over what is differentiated: here all that ``fn`` closes over is an argument.
+    """
+    closed, out = jax.make_jaxpr(fn, return_shape=True)(*like)
+
+    def program(constants: list[Array], *x: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(out), eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(x)))
+
+    return program, closed.consts
+
+
+def map_with_rules(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
+    """``jax.lax.map`` for functions with rules, those of a user among them, that are not `kept`.
+
+    Here the rule is that of the whole loop, and its tangents come from bodies that are rematerialised, which are not
+    split; nor does any store what it computed. One alone needs no loop, and shares with its surroundings what both
+    compute.
     """
     first = jax.tree.map(lambda x: x[0], xs)
     if jax.tree.leaves(xs)[0].shape[0] == 1:
         return jax.tree.map(lambda x: x[None], fn(first))
-    # What fn closes over has to be an argument of the rule.
-    program, out = jax.make_jaxpr(fn, return_shape=True)(first)
+    program, constants = hoisted(fn, first)
 
-    def body(constants: Any) -> Callable[[Any], list[Array]]:
-        return lambda x: eval_jaxpr(program.jaxpr, constants, *jax.tree.leaves(x))
+    def plain(xs: Any, constants: Any) -> Any:
+        return jax.lax.map(lambda x: program(constants, x), xs, batch_size=batch_size)
 
-    def plain(xs: Any, constants: Any) -> list[Array]:
-        return jax.lax.map(body(constants), xs, batch_size=batch_size)
+    def live(xs: Any, constants: Any) -> Any:
+        return jax.lax.map(jax.checkpoint(lambda x: program(constants, x)), xs, batch_size=batch_size)
 
-    def live(xs: Any, constants: Any) -> list[Array]:
-        return jax.lax.map(jax.checkpoint(body(constants)), xs, batch_size=batch_size)
-
-    return jax.tree.unflatten(jax.tree.structure(out), derived(plain, live)(xs, program.consts))
+    return derived(plain, live)(xs, constants)
 
 
 def first_order_only(frozen: Any, live: Any, message: str | None) -> Any:
@@ -149,11 +168,11 @@ def first_order_only(frozen: Any, live: Any, message: str | None) -> Any:
     Whoever differentiates it with respect to ``live`` gets ``ValueError(message)``, or NaN if there is no
     message: for by-products of a verb, which must not stop a second derivative that never uses them.
     """
+    return _guard(message)(frozen, live)
 
-    @jax.custom_jvp
-    def guard(frozen: Any, live: Any) -> Any:
-        return frozen
 
+@lru_cache(maxsize=64)
+def _guard(message: str | None) -> Callable[[Any, Any], Any]:
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
         moved = any(moves(tangent) for tangent in jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x)))
         if moved and message is not None:
@@ -166,8 +185,41 @@ def first_order_only(frozen: Any, live: Any, message: str | None) -> Any:
 
         return primals[0], jax.tree.map(tangent, primals[0])
 
-    guard.defjvp(rule, symbolic_zeros=True)
-    return guard(frozen, live)
+    return with_rule(lambda frozen, live: frozen, rule)
+
+
+def solution_of(
+    equation: Callable[[Array], Array],
+    x: Array,
+    tangent_solve: Callable[[Callable[[Array], Array], Array], Array],
+) -> Array:
+    """``x`` of ``equation(x) = 0``, already found, differentiable in all that both functions close over.
+
+    The derivative is that of the implicit function theorem, to every order: ``tangent_solve(linear, b)`` gives v with
+    linear(v) = b for linear = v ↦ equation'(x)v, and dx = −v for b = d equation. `jax.lax.custom_root`, `kept`.
+    """
+
+    def tangent(x: Array, b: Array) -> Array:
+        return tangent_solve(lambda v: jax.jvp(equation, (x,), (v,))[1], b)
+
+    x = jax.lax.stop_gradient(x)
+    (residual, live), (solve, around) = hoisted(equation, x), hoisted(tangent, x, x)
+
+    def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        x = whole(*primals)
+        _, live, around = primals
+        moving = [i for i, change in enumerate(tangents[1]) if moves(change)]
+        if not moving:
+            return x, jnp.zeros_like(x)
+
+        def along(*moved: Array) -> Array:
+            return residual(list((dict(enumerate(live)) | dict(zip(moving, moved, strict=True))).values()), x)
+
+        _, change = jax.jvp(along, [live[i] for i in moving], [tangents[1][i] for i in moving])
+        return x, solve(around, x, -change)
+
+    whole = with_rule(lambda x, live, around: x, rule)
+    return whole(x, live, around)
 
 
 def root(fn: Callable[[Array], Array], x: Array) -> Array:
@@ -175,12 +227,7 @@ def root(fn: Callable[[Array], Array], x: Array) -> Array:
 
     The derivative is that of the implicit function theorem, ``dx = -(dfn) / fn'(x)``, to every order.
     """
-    return jax.lax.custom_root(
-        fn,
-        jax.lax.stop_gradient(x),
-        solve=lambda _, start: start,
-        tangent_solve=lambda linear, rhs: rhs / linear(jnp.ones_like(rhs)),
-    )
+    return solution_of(fn, x, lambda linear, b: b / linear(jnp.ones_like(b)))
 
 
 def linear_root(
@@ -195,9 +242,9 @@ def linear_root(
     (None if it is symmetric): frozen factors or iterations, which are never differentiated.
     """
 
-    def tangent_solve(linear: Callable[[Array], Array], rhs: Array) -> Array:
+    def tangent_solve(linear: Callable[[Array], Array], b: Array) -> Array:
         forward, symmetric = lambda _, b: solve(b), transpose_solve is None
         backward = None if transpose_solve is None else lambda _, b, to=transpose_solve: to(b)
-        return jax.lax.custom_linear_solve(linear, rhs, forward, backward, symmetric)
+        return jax.lax.custom_linear_solve(linear, b, forward, backward, symmetric)
 
-    return jax.lax.custom_root(equation, jax.lax.stop_gradient(x), lambda _, start: start, tangent_solve)
+    return solution_of(equation, x, tangent_solve)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxridge.core.implicit import moves
+from jaxridge.core.implicit import moves, with_rule
 from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float
 from jaxridge.inverse.maps import Map
@@ -104,8 +104,7 @@ def split(L: Float[Array, "p n"], nullity: int) -> tuple[Float[Array, "n r"], Fl
             "without a penalty."
         )
 
-    @jax.custom_jvp
-    def decomposed(L: Array) -> tuple[Array, Array]:
+    def value(L: Array) -> tuple[Array, Array]:
         # LAPACK's SVD never returns when an entry is infinite.
         guarded = jnp.where(jnp.all(jnp.isfinite(L)), L, jnp.nan)
         _, s, Vt = jnp.linalg.svd(guarded, full_matrices=True)
@@ -120,5 +119,5 @@ def split(L: Float[Array, "p n"], nullity: int) -> tuple[Float[Array, "n r"], Fl
         half = matmul(LK.T, dLK)
         return (K, W), (-0.5 * matmul(K, half + half.T), -matmul(K, matmul(LK.T, matmul(dL, W))))
 
-    decomposed.defjvp(rule, symbolic_zeros=True)
+    decomposed = with_rule(value, rule)
     return decomposed(L)

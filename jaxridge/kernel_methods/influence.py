@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import map_with_rules, moves
+from jaxridge.core.implicit import map_with_rules, moves, with_rule
 from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float, Lam, Scalar
 from jaxridge.kernel_methods.factor import Factor
@@ -25,15 +25,13 @@ def _residual_map(design: KernelDesign, A: Array) -> Array:
     return design.centre(jnp.eye(A.shape[0], dtype=A.dtype) - matmul(design.K, A))
 
 
-@jax.custom_jvp
-def _influence(frozen: Frozen, design: KernelDesign, lam: Scalar) -> Float[Array, "n n"]:
+def _influence_value(frozen: Frozen, design: KernelDesign, lam: Scalar) -> Float[Array, "n n"]:
     """A at one λ."""
     form, factor = frozen
     return form.root[:, None] * factor.matrix(form, form.mu(lam)) * form.root[None, :] / form.scale
 
 
-@jax.custom_jvp
-def _influence_diagonal(frozen: Frozen, design: KernelDesign, lam: Scalar) -> Float[Array, " n"]:
+def _influence_diagonal_value(frozen: Frozen, design: KernelDesign, lam: Scalar) -> Float[Array, " n"]:
     """Aᵢᵢ at one λ, without weights."""
     form, factor = frozen
     return jnp.square(form.root) * factor.diagonal(form, form.mu(lam))[:, 0] / form.scale
@@ -68,8 +66,8 @@ def _influence_diagonal_rule(primals: Any, tangents: Any) -> tuple[Array, Array]
     return _influence_diagonal(*primals), tangent
 
 
-_influence.defjvp(_influence_rule, symbolic_zeros=True)
-_influence_diagonal.defjvp(_influence_diagonal_rule, symbolic_zeros=True)
+_influence = with_rule(_influence_value, _influence_rule)
+_influence_diagonal = with_rule(_influence_diagonal_value, _influence_diagonal_rule)
 
 
 def for_each(fn: Any, frozen: Frozen, design: KernelDesign, lam: Lam) -> Array:
@@ -101,8 +99,7 @@ def logdet_value(frozen: Frozen, design: KernelDesign, lam: Lam) -> Lam:
     return value.reshape(jnp.shape(lam))
 
 
-@jax.custom_jvp
-def _log_determinant(frozen: Frozen, design: KernelDesign, lam: Scalar) -> Scalar:
+def _log_determinant_value(frozen: Frozen, design: KernelDesign, lam: Scalar) -> Scalar:
     """log det(I + K̃/λ) at one λ."""
     return logdet_value(frozen, design, lam)
 
@@ -137,7 +134,7 @@ def _log_determinant_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _log_determinant(*primals), tangent
 
 
-_log_determinant.defjvp(_log_determinant_rule, symbolic_zeros=True)
+_log_determinant = with_rule(_log_determinant_value, _log_determinant_rule)
 
 
 def logdet(frozen: Frozen, design: KernelDesign, lam: Lam) -> Lam:

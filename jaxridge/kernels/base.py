@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxridge.core.implicit import moves, with_rule
 from jaxridge.core.numbers import poison
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
@@ -225,14 +226,12 @@ def with_slopes(value: Callable, slope: Callable, curvature: Callable) -> Callab
     At u = 0 automatic differentiation through √u gives NaN, or with a guard 0 for what is not 0.
     """
 
-    @jax.custom_jvp
-    def first(*u: Array) -> Array:
-        return slope(*u)
+    def of_value(u: Any, du: Any) -> tuple[Array, Array]:
+        return smooth(*u), first(*u) * du[0] if moves(du[0]) else jnp.zeros_like(u[0])
 
-    @jax.custom_jvp
-    def smooth(*u: Array) -> Array:
-        return value(*u)
+    def of_slope(u: Any, du: Any) -> tuple[Array, Array]:
+        return first(*u), curvature(*u) * du[0] if moves(du[0]) else jnp.zeros_like(u[0])
 
-    first.defjvp(lambda u, du: (first(*u), curvature(*u) * du[0]))
-    smooth.defjvp(lambda u, du: (smooth(*u), first(*u) * du[0]))
+    first = with_rule(lambda *u: slope(*u), of_slope)
+    smooth = with_rule(lambda *u: value(*u), of_value)
     return smooth

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
 from jaxridge.core.checks import as_key, as_points
-from jaxridge.core.implicit import frozen
+from jaxridge.core.implicit import frozen, moves, with_rule
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.rows import count, map_rows, sum_rows, take
 from jaxridge.core.types import Array, Bool, Float
@@ -65,17 +65,17 @@ class NystroemFeatures(eqx.Module):
         return _triangle(K, jax.lax.stop_gradient(self.L))
 
 
-@jax.custom_jvp
-def _triangle(K: Float[Array, "m m"], L: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """The Cholesky factor L of K, already found; dL = L Φ(L⁻¹ dK L⁻ᵀ), Φ the lower half, diagonal halved."""
-    return L
-
-
-@_triangle.defjvp
-def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _triangle_rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """dL = L Φ(L⁻¹ dK L⁻ᵀ), Φ the lower half, diagonal halved."""
     L = _triangle(*primals)
+    if not moves(tangents[0]):
+        return L, jnp.zeros_like(L)
     inner = solve_triangular(L, solve_triangular(L, tangents[0], lower=True).T, lower=True)
     return L, matmul(L, jnp.tril(inner) - 0.5 * jnp.diag(jnp.diagonal(inner)))
+
+
+# The Cholesky factor L of K, already found.
+_triangle = with_rule(lambda K, L: L, _triangle_rule)
 
 
 @eqx.filter_jit

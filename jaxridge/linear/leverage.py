@@ -5,14 +5,14 @@ For a whole grid the rules below give the first derivative in the data from the 
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.implicit import first_order_only, moves
+from jaxridge.core.implicit import first_order_only, moves, with_rule
 from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.linear.carrier import carrier, complement, damping_of, divided, weighed
@@ -80,34 +80,35 @@ def _freeze(design: Design, factor: Factor, strict: bool = True) -> tuple[Design
     return jax.lax.stop_gradient(design), first_order_only(factor, live, TWICE if strict else None)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def squares(design: Design, factor: Factor, strict: bool = True) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
     """The diagonals (α, β) of TᵀAᵀωAT and TᵀPT/scale², live to first order; then an error, or NaN if not strict.
 
     Enough for any sum over directions, such as degrees of freedom: symmetric sums have derivatives
     Σ φ'(αⱼ) uⱼᵀ(dA)vⱼ even where singular values repeat, which single directions have not.
     """
-    return jnp.square(factor.s), factor.mask
+    return _squares(strict)(design, factor)
 
 
-def _squares_rule(strict: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    design, factor = primals
-    out = squares(design, factor, strict)
-    design, factor = _freeze(design, factor, strict)
-    change = _perturbation(design, factor, tangents[0])
-    d_alpha, d_beta = jnp.zeros_like(factor.s), jnp.zeros_like(factor.s)
-    if change.rows is not None:
-        d_alpha += 2.0 * jnp.sum(_scores(design, factor) * change.rows, axis=0)
-    if change.weights is not None:
-        d_weights, rows = change.weights
-        d_alpha += matmul(d_weights, jnp.square(rows))
-    if change.penalty is not None:
-        unscaled = factor.T[: change.penalty.shape[0]] / factor.scale
-        d_beta += matmul(change.penalty, jnp.square(unscaled))
-    return out, (d_alpha, d_beta)
+@cache
+def _squares(strict: bool) -> Callable[[Design, Factor], tuple[Array, Array]]:
+    def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        design, factor = primals
+        out = live(design, factor)
+        design, factor = _freeze(design, factor, strict)
+        change = _perturbation(design, factor, tangents[0])
+        d_alpha, d_beta = jnp.zeros_like(factor.s), jnp.zeros_like(factor.s)
+        if change.rows is not None:
+            d_alpha += 2.0 * jnp.sum(_scores(design, factor) * change.rows, axis=0)
+        if change.weights is not None:
+            d_weights, rows = change.weights
+            d_alpha += matmul(d_weights, jnp.square(rows))
+        if change.penalty is not None:
+            unscaled = factor.T[: change.penalty.shape[0]] / factor.scale
+            d_beta += matmul(change.penalty, jnp.square(unscaled))
+        return out, (d_alpha, d_beta)
 
-
-squares.defjvp(_squares_rule, symbolic_zeros=True)
+    live = with_rule(lambda _, factor: (jnp.square(factor.s), factor.mask), rule)
+    return live
 
 
 def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -> Float[Array, " n"]:
@@ -159,17 +160,18 @@ def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -
     return total
 
 
+@cache
 def _hat_power(power: int) -> Callable[[Design, Factor, Array], Array]:
     """Σⱼ uᵢⱼ² s² β^(p−1)/(s²+λβ)^p at each λ: leverages (p = 1) and their derivatives in λ."""
 
-    @jax.custom_jvp
     def hat(design: Design, factor: Factor, lam: Array) -> Array:
         s, beta = factor.s[:, None], (factor.mask * factor.scale * factor.scale)[:, None]
         rho = divided(jnp.ones((s.shape[0], lam.shape[0]), s.dtype), factor.s, beta * lam[None, :])
         return matmul(jnp.square(factor.U), jnp.square(s) * rho * (beta * rho) ** (power - 1))
 
-    hat.defjvp(_hat_rule(hat, power, 1.0), symbolic_zeros=True)
-    return hat
+    live = with_rule(hat, lambda *args: rule(*args))
+    rule = _hat_rule(live, power, 1.0)
+    return live
 
 
 def _hat_rule(value: Callable[..., Array], power: int, sign: float) -> Callable[..., tuple[Array, Array]]:
@@ -191,10 +193,9 @@ def _hat_rule(value: Callable[..., Array], power: int, sign: float) -> Callable[
     return rule
 
 
-@jax.custom_jvp
-def one_minus_hat(design: Design, factor: Factor, lam: Array) -> Float[Array, "n c"]:
+def _one_minus_hat(design: Design, factor: Factor, lam: Array) -> Float[Array, "n c"]:
     """1 − hᵢ at each λ as a sum of positive terms, live: to first order in the problem, every order in λ."""
     return factor.lev_perp[:, None] + matmul(jnp.square(factor.U), complement(factor, damping_of(factor, lam)))
 
 
-one_minus_hat.defjvp(_hat_rule(one_minus_hat, 1, -1.0), symbolic_zeros=True)
+one_minus_hat = with_rule(_one_minus_hat, lambda *args: _hat_rule(one_minus_hat, 1, -1.0)(*args))
