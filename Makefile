@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test census contract golden training notebooks bench accelerator clean
+.PHONY: sweep test test-oldest test-newest census contract transforms golden training notebooks bench accelerator clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -22,6 +22,12 @@ test-%: .venv/installed-dev
 contract: .venv/installed-dev
 	$(BIN)/python tests/test_factored.py
 
+# Every verb under every transform, of which `make test` judges some cells; goes on where the last run ended.
+# `make transforms WINGS=linear` for one wing.
+transforms: .venv/installed-dev
+	$(BIN)/python -m pytest tests/test_transforms.py -q -n 2 --whole -k loops
+	$(BIN)/python tests/transforms.py $(WINGS)
+
 # Values and first derivatives of all verbs against those that are stored: for a rewrite, on the machine that stored them
 # or another (`golden.py --write` in the code that is right).
 golden: .venv/installed-dev
@@ -30,6 +36,14 @@ golden: .venv/installed-dev
 # What optimisers and devices converge to, every row by its own simulation, of which `make test` judges one of each kind.
 training: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 tests/training --whole
+
+# The suite with the oldest and the newest JAX that is promised, each in an environment of its own.
+test-oldest: JAX := jax==0.8.0 jaxlib==0.8.0
+test-newest: JAX := jax jaxlib
+test-oldest test-newest: .venv/bin/python
+	$(PYTHON) -m venv .cache/$@
+	.cache/$@/bin/python -m pip install --quiet --upgrade --editable ".[dev]" $(JAX)
+	.cache/$@/bin/python -m pytest -n 2 --dist worksteal
 
 # Every notebook from a clean kernel, of which `make test` runs the quickest.
 notebooks: .venv/installed-dev

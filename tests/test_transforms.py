@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from lines import check_derivatives
+from transform_rows import ROWS
+from transforms import Judge, verdict
 
 import jaxridge as jxr
-from jaxridge import select
+from jaxridge import features, inverse, optimize, select, stream
+from jaxridge.core import implicit
 from jaxridge.linear.design import make_design
 from jaxridge.linear.spectrum import from_design, from_gram
 
@@ -469,3 +472,84 @@ def test_float32_stays_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(choice) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {X.dtype}
     gradient = jax.jit(jax.grad(lambda X: jnp.sum(jxr.ridge_cv(X, y, jnp.ones(1, jnp.float32)).scores)))(X)
     assert gradient.dtype == jnp.float32
+
+
+def test_every_public_verb_has_a_row_in_the_table_of_transforms():
+    """A function of arrays that is public, or a row that names it; the others choose, check or make no numbers."""
+    public = {
+        name
+        for space in (jxr, inverse, stream, features, optimize)
+        for name in space.__all__
+        if callable(getattr(space, name)) and not isinstance(getattr(space, name), type)
+    }
+    rows = {row.verb.rpartition(".")[2] for wing in ROWS.values() for row in wing.values()}
+    parts = {"init", "update", "merge", "collect"}  # of a stream, in the rows of what ends one
+    drawn = {"uniform", "leverage"}  # centres of features
+    solvers = {"cholesky", "products", "qr", "dogleg", "steihaug", "exact", "gauss_newton", "full_hessian"}
+    assert public - rows - parts - drawn - solvers == set()
+
+
+CHEAP = [
+    ("linear", "ridge tall from_design"),
+    ("kernel_methods", "kernel_ridge default"),
+    ("inverse", "tikhonov diagonal"),
+    ("optimize", "trust_region_subproblem"),
+]
+
+
+@pytest.mark.parametrize(("wing", "name"), CHEAP)
+def test_cheap_columns_of_the_table(wing, name):
+    """Of all rows and columns: `make transforms`."""
+    judge = Judge(ROWS[wing][name])
+    found = {column: verdict(judge, column) for column in ("jit", "dtype", "compiles once", "callback")}
+    assert {column: cell for column, cell in found.items() if cell != "ok"} == {}
+
+
+def chain():
+    """x⁴y from three functions whose values are frozen, each derivative stated through the next one."""
+    still = jax.lax.stop_gradient
+    square = implicit.derived(lambda a: still(a) ** 2, lambda a: a * a)
+    cube = implicit.derived(lambda a: still(a) ** 3, lambda a: a * square(a))
+    of = implicit.derived(lambda d: still(d["a"]) ** 4 * still(d["y"]), lambda d: d["a"] * cube(d["a"]) * d["y"])
+    # As the root of z = x⁴y too, whose equation asks for it once more.
+    return lambda a, y: 0.5 * (of({"a": a, "y": y}) + implicit.root(lambda z: z - of({"a": a, "y": y}), a**4 * y))
+
+
+S = jnp.array([1.0, 2.0, 0.5])
+LOOPS = {
+    "scan over inputs": lambda F, x: jax.lax.scan(lambda c, s: (c + F(s * x, jnp.cos(x)), None), 0.0 * x, S)[0],
+    "scan of a carry": lambda F, x: jax.lax.scan(lambda c, s: (jnp.sin(F(s * c, x)), None), x, S)[0],
+    "map": lambda F, x: jnp.sum(jax.lax.map(lambda s: F(s * x, x), S)),
+    "map of vmap": lambda F, x: jnp.sum(jax.lax.map(lambda s: jnp.sum(jax.vmap(F, (0, None))(s * x * S, x)), S)),
+    "vmap of scan": lambda F, x: jnp.sum(
+        jax.vmap(lambda z: jax.lax.scan(lambda c, s: (jnp.sin(F(s * c, x)), None), z, S)[0])(x * S)
+    ),
+    "jit": lambda F, x: jax.lax.scan(lambda c, s: (c + jax.jit(F)(s * x, c), None), x, S)[0],
+    "checkpoint": lambda F, x: jax.lax.scan(jax.checkpoint(lambda c, s: (c + F(s * x, c), None)), x, S)[0],
+    "cond": lambda F, x: jax.lax.scan(
+        lambda c, s: (jax.lax.cond(s > 0.7, lambda c: F(s * x, c), lambda c: 2 * c, c), None), x, S
+    )[0],
+    "scan of scan": lambda F, x: jax.lax.scan(
+        lambda c, s: (jax.lax.scan(lambda d, t: (jnp.sin(F(t * d, x)), None), c, S)[0] * s, None), x, S
+    )[0],
+    "fori": lambda F, x: jax.lax.fori_loop(0, 3, lambda i, c: jnp.sin(F(c, x)), x),
+    "no loop": lambda F, x: F(x, x),
+}
+MODES = {"r": jax.grad, "f": lambda h: lambda x: jax.jvp(h, (x,), (1.0,))[1]}
+
+
+ORDERS = ("r", "f", "fr", "rr", "rf", "ff", "frr", "rrr", "rfr")
+
+
+@pytest.mark.parametrize("shape", LOOPS)
+def test_rules_are_kept_in_loops_of_a_user(shape, request):
+    """To third order in every mode; the plain function is x⁴y."""
+    whole, few = request.config.getoption("--whole"), {"scan of a carry": ("rr", "frr"), "cond": ("fr", "rr")}
+    if not whole and shape not in few:
+        pytest.skip("one of those that `make transforms` tries")
+    F = chain()
+    for order in ORDERS if whole else few[shape]:
+        got, want = partial(LOOPS[shape], F), partial(LOOPS[shape], lambda a, y: a**4 * y)
+        for mode in reversed(order):
+            got, want = MODES[mode](got), MODES[mode](want)
+        np.testing.assert_allclose(jax.jit(got)(0.83), jax.jit(want)(0.83), rtol=1e-9)

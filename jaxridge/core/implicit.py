@@ -1,7 +1,7 @@
 """Derivatives from the condition that defines the answer, never through a factorisation or a loop.
 
-Every rule is `kept`: where reverse mode splits a `jax.lax.scan` in two it puts the plain value of a function with a rule
-in its place, so that second derivatives would be those of frozen numbers, silently. It does not look into
+Every rule is `kept`: where reverse mode splits a `jax.lax.scan` in two it puts the plain value of a function with a
+rule in its place, so that second derivatives would be those of frozen numbers, silently. It does not look into
 `jax.checkpoint`, and one that saves everything computes nothing twice.
 """
 

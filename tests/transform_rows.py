@@ -1,0 +1,514 @@
+"""Every public verb with its arrays, for the table of transforms.
+
+A `Row` says what may be differentiated and which cells are refused, with the words of the refusal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxridge as jxr
+from jaxridge import features, inverse, kernel_methods, kernels, operators, optimize, select, spectrum, stream
+
+ROWS: dict[str, dict[str, "Row"]] = {name: {} for name in ("linear", "kernel_methods", "inverse", "optimize")}
+SECOND = "fwd rev, rev rev, scan fwd rev, scan rev rev"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A verb as a function of named arrays that gives arrays."""
+
+    verb: str
+    fn: Callable[..., Any]
+    args: dict[str, Any]
+    lam: str | None  # a grid of it is vmapped
+    still: tuple[str, ...]  # what only chooses, and has no derivative
+    flat: tuple[str, ...]  # derivatives that are 0
+    rows: tuple[str, ...]  # arguments with an axis of observations in front
+    bad: str | None  # where a NaN is put
+    refused: dict[str, str] = field(default_factory=dict)
+    rtol: float = 2e-6  # of derivatives, by differences
+    same: float = 1e-8  # of one program and another
+    forward: bool = True
+
+
+def row(wing, name, verb, fn, args, *, lam="lam", rows=(), bad="", still=(), flat=(), refused=None, **more):
+    lam = lam if lam in args else None
+    bad = (rows[0] if rows else next(iter(args))) if bad == "" else bad
+    assert name not in ROWS[wing], name
+    ROWS[wing][name] = Row(verb, fn, args, lam, tuple(still), tuple(flat), tuple(rows), bad, refused or {}, **more)
+
+
+def read(record, names):
+    """The numbers of a record by name."""
+    return tuple(attrgetter(name)(record) for name in names.split())
+
+
+def data(n, d, seed):
+    """Features, a target, weights, penalties: a problem in which rules have their optimum within `LAMS`."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) + 0.5
+    y = X @ np.linspace(1.0, -1.0, d) + rng.standard_normal(n)
+    return X, y, np.exp(0.3 * rng.standard_normal(n)), np.exp(0.3 * rng.standard_normal(d))
+
+
+X, Y, W, P = data(16, 3, 14)
+WIDE, WIDE_Y, WIDE_W, WIDE_P = data(8, 11, 3)
+LAMS = np.logspace(-1.5, 2.5, 7)
+LAM = np.array(0.7)
+
+
+def linear():
+    add = lambda name, verb, fn, args, **more: row(  # noqa: E731
+        "linear", name, verb, fn, args, rows=[x for x in ("X", "y", "weights") if x in args], **more
+    )
+    both = {"X": X, "y": Y, "lam": LAM, "weights": W, "penalty": P}
+    wide = {"X": WIDE, "y": WIDE_Y, "lam": LAM, "weights": WIDE_W, "penalty": WIDE_P}
+    fit = "coef intercept rss"
+    for name, args in {"tall": both, "wide": wide}.items():
+        for kind in ("from_design", "from_gram", "from_cholesky"):
+            solver = getattr(spectrum, kind)
+            one = lambda X, y, lam, solver=solver, **more: read(  # noqa: E731
+                jxr.ridge(X, y, lam, solver=solver, **more), fit
+            )
+            add(f"ridge {name} {kind}", "ridge", one, args)
+    plain = {"X": X, "y": np.stack([Y, 0.5 * Y**2], 1), "lam": np.array([0.3, 2.0])}
+    add(
+        "ridge targets, standardize",
+        "ridge",
+        lambda X, y, lam: read(jxr.ridge(X, y, lam, standardize=True, unpenalized=1), fit),
+        plain,
+    )
+    path = {"X": X, "y": Y, "lams": LAMS[1:4], "weights": W}
+    grid = lambda X, y, lams, weights: read(jxr.ridge_path(X, y, lams, weights=weights), fit)  # noqa: E731
+    add("ridge_path", "ridge_path", grid, path, lam="lams")
+    add(
+        "ridge_path at",
+        "ridge_path",
+        lambda X, y, lam, penalty: read(jxr.ridge_path(X, y, LAMS[:2], penalty=penalty).at(lam), fit),
+        {"X": X, "y": Y, "lam": LAM, "penalty": P},
+    )
+    add(
+        "ridge_path default",
+        "ridge_path",
+        lambda X, y: read(jxr.ridge_path(X, y), "coef"),
+        {"X": X, "y": Y},
+        rtol=1e-4,
+        still=("X",),
+    )
+    dof = lambda X, y, lam, weights, penalty: jxr.ridge(X, y, lam, weights=weights, penalty=penalty).dof  # noqa: E731
+    add("ridge dof", "ridge", dof, both, flat=("y",), refused={}, still=())
+    score = lambda rule: lambda X, y, lam, weights: jxr.ridge_score(X, y, lam, rule=rule, weights=weights)  # noqa: E731
+    once = {"X": X, "y": Y, "lam": LAM, "weights": W}
+    twice = r"select\.exact"
+    rules = {
+        "loo": select.loo,
+        "gcv": select.gcv,
+        "evidence": select.evidence,
+        "likelihood": select.marginal_likelihood(0.8),
+        "predictive_risk": select.predictive_risk(0.8),
+    }
+    for name, rule in rules.items():
+        add(f"ridge_score {name}", "ridge_score", score(rule), once, refused={SECOND: twice})
+    rules = {
+        "exact loo": select.exact(select.loo),
+        "exact gcv": select.exact(select.gcv),
+        "kfold": select.kfold(4),
+        "quasi_optimality": select.quasi_optimality,
+        "l_curve": select.l_curve,
+        "discrepancy": select.discrepancy(0.5),
+    }
+    for name, rule in rules.items():
+        add(f"ridge_score {name}", "ridge_score", score(rule), once)
+
+    def held(X, y, lam, weights):
+        return jxr.ridge_score(X, y, lam, weights=weights, rule=select.holdout(X[:3] + 0.3, y[:3]))
+
+    add("ridge_score holdout", "ridge_score", held, once)
+    labels = select.kfold(labels=[0, 1, 2, 3] * 4)
+    cv = lambda rule, names, **options: (  # noqa: E731
+        lambda X, y, lams, **more: read(jxr.ridge_cv(X, y, lams, rule=rule, **options, **more), names)
+    )
+    grid = {"X": X, "y": Y, "lams": LAMS, "weights": W}
+    for name, rule in {"loo": select.loo, "gcv": select.gcv, "evidence": select.evidence}.items():
+        add(f"ridge_cv {name}", "ridge_cv", cv(rule, "scores fit.coef"), grid, lam="lams", refused={SECOND: twice})
+        # λ* is a root of the slope of the rule, whose derivative in X is its last one.
+        refined = cv(rule, "lam fit.coef", refine=True)
+        add(f"ridge_cv {name} refined", "ridge_cv", refined, grid, lam=None, still=("lams",), refused={SECOND: twice})
+    add("ridge_cv coefficients", "ridge_cv", cv(select.loo, "fit.coef"), grid, lam="lams")
+    add("ridge_cv kfold refined", "ridge_cv", cv(select.kfold(4), "lam", refine=True), grid, still=("lams",))
+    add("ridge_cv labels", "ridge_cv", cv(labels, "scores fit.coef"), grid, lam="lams")
+    targets = {"X": X, "y": np.stack([Y, Y + 0.4 * X[:, 0] ** 2], 1), "lams": LAMS}
+    options = {"per_target": True, "refine": True}
+    name = "ridge_cv evidence per target, refined"
+    add(name, "ridge_cv", cv(select.evidence, "lam", **options), targets, still=("lams",), refused={SECOND: twice})
+    size = {"X": X, "y": Y, "radius": np.array(0.5), "weights": W, "penalty": P}
+    ball = lambda X, y, radius, **more: read(jxr.ridge_ball(X, y, radius, **more), fit + " lam")  # noqa: E731
+    add("ridge_ball", "ridge_ball", ball, size, lam="radius")
+    size = {"X": X, "y": Y, "fraction": np.array(0.4), "weights": W, "penalty": P}
+    part = lambda X, y, fraction, **more: read(jxr.ridge_fraction(X, y, fraction, **more), fit + " lam")  # noqa: E731
+    add("ridge_fraction", "ridge_fraction", part, size, lam="fraction")
+    streams(add)
+
+
+def streams(add):
+    def finished(X, y, weights):
+        rows = stream.init(3, 1, dtype=X.dtype)
+        rows = stream.update(rows, X[:8], y[:8], weights[:8])
+        return stream.finish(
+            stream.merge(rows, stream.update(stream.init(3, 1, dtype=X.dtype), X[8:], y[8:], weights[8:]))
+        )
+
+    smooth = lambda X, y, lam, weights: (  # noqa: E731
+        finished(X, y, weights).coef(lam),
+        finished(X, y, weights).rss(lam),
+    )
+    args = {"X": X, "y": Y, "lam": LAM, "weights": W}
+    add("stream finish", "stream.finish", smooth, args)
+    dof = lambda X, y, lam, weights: (finished(X, y, weights).dof(lam), finished(X, y, weights).logdet(lam))  # noqa: E731
+    add("stream dof", "stream.finish", dof, args, flat=("y",), refused={SECOND: r"select\.exact"})
+
+    def collected(X, y, lams, weights, scale):
+        phi = features.nystroem_at(kernels.RBF(scale), X[:4])
+        still = jax.lax.stop_gradient((phi, X, y, weights))
+        found = stream.finish(stream.collect(still[0], still[1], still[2][:, None], weights=still[3], block=4))
+        return stream.coefficients(found, phi, X, y[:, None], lams, weights=weights, block=4)
+
+    args = {"X": X, "y": Y, "lams": LAMS[2:4], "weights": W, "scale": np.array(1.3)}
+    add("stream coefficients", "stream.coefficients", collected, args, lam="lams", rtol=1e-5)
+
+    def second_pass(X, y, lams, weights):
+        phi = lambda X: X  # noqa: E731
+        found = stream.finish(stream.collect(phi, X, y[:, None], weights=weights, block=4))
+        more = {"weights": weights, "block": 4}
+        return (
+            stream.leave_one_out(found, phi, X, y[:, None], lams, **more),
+            stream.leverage(found, phi, X, lams, **more),
+        )
+
+    args = {"X": X, "y": Y, "lams": LAMS[2:4], "weights": W}
+    add("stream leave_one_out", "stream.leave_one_out", second_pass, args, lam="lams", still=("X", "weights"))
+    add(
+        "stream leverage",
+        "stream.leverage",
+        lambda **args: second_pass(**args)[1],
+        args,
+        lam="lams",
+        flat=("y",),
+        still=("X", "weights"),
+    )
+
+
+def kernel_wing():
+    add = lambda name, verb, fn, args, **more: row(  # noqa: E731
+        "kernel_methods", name, verb, fn, args, rows=[x for x in ("points", "y", "weights") if x in args], **more
+    )
+    K, key, RBF = kernel_methods, jax.random.key(7), kernels.RBF
+    points, y, w = X, Y, W
+    live = {"points": points, "y": y, "lam": np.array(0.3), "scale": np.array(1.1), "weights": w}
+    fit = "dual_coef intercept rss"
+    solvers = {"default": None, "eigen": K.Eigen(), "tridiagonal": K.Tridiagonal(), "mixed": K.Mixed()}
+    large = {
+        "iterative": jxr.Iterative(key, tol=1e-12),
+        "nystroem": jxr.Nystroem(key, rank=5),
+    }
+
+    def ridge(solver, names=fit, **options):
+        def fn(points, y, lam, scale, **more):
+            found = jxr.kernel_ridge(points, y, lam, kernel=RBF(scale), solver=solver, **options, **more)
+            return read(found, names)
+
+        return fn
+
+    loose = {"iterative": {"rtol": 1e-5, "same": 1e-6}, "nystroem": {"rtol": 1e-5, "same": 1e-6}}
+    for name, solver in (solvers | large).items():
+        more = loose.get(name, {})
+        if name == "nystroem":
+            # Pivots are chosen again for each problem, and jump.
+            solver = jxr.Nystroem(centres=points[:5])
+        add(f"kernel_ridge {name}", "kernel_ridge", ridge(solver), live, **more)
+    bare = {name: x for name, x in live.items() if name != "weights"}
+    add("kernel_ridge bare", "kernel_ridge", ridge(None, intercept=False), bare)
+
+    def path(solver):
+        def fn(points, y, lams, scale, **more):
+            found = jxr.kernel_ridge_path(points, y, lams, kernel=RBF(scale), solver=solver, **more)
+            at = found.at(jnp.asarray(0.9, lams.dtype)) if found.factored is not None else found[0]
+            return read(found, fit), read(at, fit)
+
+        return fn
+
+    grid = {"points": points, "y": y, "lams": LAMS[2:4], "scale": np.array(1.1), "weights": w}
+    for name, solver in (solvers | large).items():
+        more = loose.get(name, {})
+        if name == "nystroem":
+            solver = jxr.Nystroem(centres=points[:5])
+        add(f"kernel_ridge_path {name}", "kernel_ridge_path", path(solver), grid, lam="lams", **more)
+    dof = lambda points, y, lams, scale: jxr.kernel_ridge_path(points, y, lams, kernel=RBF(scale)).dof  # noqa: E731
+    add(
+        "kernel_ridge_path dof",
+        "kernel_ridge_path",
+        dof,
+        {k: v for k, v in grid.items() if k != "weights"},
+        lam="lams",
+        flat=("y",),
+    )
+    rules = {"loo": select.loo, "gcv": select.gcv, "evidence": select.evidence, "kfold": select.kfold(4)}
+
+    def score(rule, solver=None):
+        return lambda points, y, lam, scale, **more: jxr.kernel_ridge_score(
+            points, y, lam, kernel=RBF(scale), rule=rule, solver=solver, **more
+        )
+
+    for name, rule in rules.items():
+        add(f"kernel_ridge_score {name}", "kernel_ridge_score", score(rule), live)
+
+    def held(points, y, lam, scale):
+        rule = select.holdout(points[:3] + 0.3, y[:3])
+        return jxr.kernel_ridge_score(points, y, lam, kernel=RBF(scale), rule=rule)
+
+    add("kernel_ridge_score holdout", "kernel_ridge_score", held, bare)
+    fixed = jxr.Nystroem(centres=points[:5])
+    add(
+        "kernel_ridge_score nystroem loo",
+        "kernel_ridge_score",
+        score(select.loo, fixed),
+        bare,
+        still=("points", "scale"),
+    )
+
+    def cv(rule, names, solver=None, **options):
+        def fn(points, y, lams, scale, **more):
+            found = jxr.kernel_ridge_cv(points, y, lams, kernel=RBF(scale), rule=rule, solver=solver, **options, **more)
+            return read(found, names)
+
+        return fn
+
+    grid = grid | {"lams": np.logspace(-2, 2, 7)}
+    for name, rule in rules.items():
+        add(f"kernel_ridge_cv {name}", "kernel_ridge_cv", cv(rule, "scores fit.dual_coef"), grid, lam="lams")
+    for name in ("loo", "gcv"):
+        refined = cv(rules[name], "lam fit.dual_coef", refine=True)
+        add(f"kernel_ridge_cv {name} refined", "kernel_ridge_cv", refined, grid, still=("lams",), rtol=1e-5)
+
+    def posterior(solver):
+        def fn(points, y, lam, scale, noise, **more):
+            found = jxr.kernel_posterior(points, y, lam, kernel=RBF(scale), noise=noise, solver=solver, **more)
+            new = 1.1 * points[:3]
+            return found.mean(new), found.variance(new), found.covariance(new)
+
+        return fn
+
+    args = live | {"noise": np.array(0.5)}
+    add("kernel_posterior", "kernel_posterior", posterior(None), args)
+    add("kernel_posterior eigen", "kernel_posterior", posterior(K.Eigen()), args)
+
+    C = points[:5] + 0.2
+    at = lambda points, C, scale: features.nystroem_at(RBF(scale), C)(points)  # noqa: E731
+    add("features nystroem_at", "features.nystroem_at", at, {"points": points, "C": C, "scale": np.array(1.1)})
+    drawn = lambda points, scale: features.nystroem(RBF(scale), points, 16, key=key)(points) @ jnp.ones(16)  # noqa: E731
+    # Of all points features are a rotation of the kernel's; which one, the pivots say.
+    add("features nystroem", "features.nystroem", drawn, {"points": points, "scale": np.array(0.5)})
+    fourier = lambda points, scale: features.fourier(RBF(scale), 3, 4, key=key, dtype=points.dtype)(points)  # noqa: E731
+    add("features fourier", "features.fourier", fourier, {"points": points, "scale": np.array(1.1)})
+    scores = lambda points, lam, scale: features.leverage_scores(RBF(scale), points, lam, points[2:9])  # noqa: E731
+    args = {"points": points, "lam": np.array(0.2), "scale": np.array(1.1)}
+    add(
+        "features leverage_scores", "features.leverage_scores", scores, args, still=("points", "lam", "scale"), bad=None
+    )
+
+
+BLUR = np.exp(-0.5 * np.subtract.outer(np.arange(16.0) * 7 / 16, np.arange(7.0)) ** 2)
+TRUTH = np.array([0.0, 0.5, 2.0, 2.0, 1.0, -1.0, 0.3])
+NOISY = BLUR @ TRUTH + 0.1 * np.random.default_rng(11).standard_normal(16)
+
+
+def inverse_wing():
+    add = lambda name, verb, fn, args, **more: row(  # noqa: E731
+        "inverse", name, verb, fn, args, rows=[x for x in ("A", "b", "weights") if x in args], **more
+    )
+    slopes = np.diff(np.eye(7), axis=0)
+
+    def free(dtype):
+        return operators.difference(7, dtype=dtype)
+
+    def ring(dtype):
+        return operators.difference(16, boundary="periodic", dtype=dtype)
+
+    def made(options, dtype):
+        """With the L of that dtype."""
+        return options | ({"L": options["L"](dtype)} if "L" in options else {})
+
+    live = {"A": BLUR, "b": NOISY, "lam": np.array(0.1), "x_ref": TRUTH[::-1].copy(), "weights": W}
+    fit, loose = "x rss norm", {"rtol": 1e-5, "same": 1e-6}
+    solvers = {
+        "direct": ({}, {}),
+        "difference": ({"L": free}, {}),
+        "krylov": ({"solver": jxr.GolubKahan(tol=1e-12)}, loose),
+        "per lam": ({"solver": jxr.PerLam(tol=1e-12), "L": free}, loose),
+    }
+
+    def verb(of, names=fit, **options):
+        def fn(A, b, *size, **more):
+            given = {name: more.pop(name) for name in ("lam", "lams", "radius", "delta") if name in more}
+            return read(of(A, b, *size, *given.values(), **made(options, A.dtype), **more), names)
+
+        return fn
+
+    for name, (options, more) in solvers.items():
+        add(f"tikhonov {name}", "tikhonov", verb(jxr.tikhonov, **options), live, **more)
+        grid = live | {"lams": np.array([0.05, 0.4])}
+        del grid["lam"], grid["x_ref"]
+        add(f"tikhonov_path {name}", "tikhonov_path", verb(jxr.tikhonov_path, **options), grid, lam="lams", **more)
+    of_L = lambda A, b, lam, L: read(jxr.tikhonov(A, b, lam, L=L, nullity=1), fit)  # noqa: E731
+    add("tikhonov L", "tikhonov", of_L, {"A": BLUR, "b": NOISY, "lam": np.array(0.1), "L": slopes})
+
+    def blurred(of, names=fit, **options):
+        def fn(width, b, **given):
+            A = operators.gaussian_blur((16,), width, boundary="periodic", radius=2)
+            return read(of(A, b, *given.values(), **made(options, b.dtype)), names)
+
+        return fn
+
+    args = {"width": np.array(0.8), "b": NOISY, "lam": np.array(0.1)}
+    add("tikhonov diagonal", "tikhonov", blurred(jxr.tikhonov, L=ring), args, bad="b")
+    args = {"width": np.array(0.8), "b": NOISY, "lams": np.array([0.05, 0.4])}
+    add("tikhonov_path diagonal", "tikhonov_path", blurred(jxr.tikhonov_path, L=ring), args, lam="lams", bad="b")
+    for of, word, value in ((jxr.tikhonov_ball, "radius", 1.5), (jxr.tikhonov_residual, "delta", 0.9)):
+        args = {"A": BLUR, "b": NOISY, word: np.array(value), "weights": W}
+        add(of.__name__, of.__name__, verb(of, fit + " lam"), args, lam=word)
+        args = {"width": np.array(0.8), "b": NOISY, word: np.array(value)}
+        add(f"{of.__name__} diagonal", of.__name__, blurred(of, fit + " lam"), args, lam=word, bad="b")
+    lams = np.logspace(-3, 1, 6)
+    args = {"A": BLUR, "b": NOISY, "lams": lams}
+
+    def cv(rule, names="fit.x lam", **options):
+        return lambda A, b, lams, **more: read(
+            jxr.tikhonov_cv(A, b, lams, rule=rule(**more) if more else rule, **options), names
+        )
+
+    twice = {SECOND: r"select\.exact"}
+    add("tikhonov_cv gcv", "tikhonov_cv", cv(select.gcv), args, still=("lams",), refused=twice)
+    scores = cv(select.gcv, "scores", refine=False)
+    add("tikhonov_cv scores", "tikhonov_cv", scores, args, lam="lams", refused=twice)
+    more = args | {"noise": np.array(0.02)}
+    add("tikhonov_cv discrepancy", "tikhonov_cv", cv(select.discrepancy), more, still=("lams",))
+    add("tikhonov_cv predictive_risk", "tikhonov_cv", cv(select.predictive_risk), more, still=("lams",), refused=twice)
+    probed = jxr.GolubKahan(jax.random.key(5), probes=2, tol=1e-12)
+    krylov = cv(select.gcv, "fit.x scores", refine=False, solver=probed)
+    add("tikhonov_cv krylov", "tikhonov_cv", krylov, args, lam="lams", still=("A",), **loose)
+
+    def compared(A, b, noise):
+        rules = {"discrepancy": select.discrepancy(noise), "gcv": select.gcv}
+        return read(inverse.compare(A, b, rules, lams), "lam rss norm")
+
+    args = {"A": BLUR, "b": NOISY, "noise": np.array(0.02)}
+    add("compare", "inverse.compare", compared, args, refused=twice)
+    args = {"A": BLUR, "b": NOISY, "weights": W}
+    add(
+        "picard",
+        "inverse.picard",
+        lambda A, b, weights: read(inverse.picard(A, b, weights=weights), "coefficients ratios"),
+        args,
+    )
+    add("tsvd", "inverse.tsvd", lambda b: read(inverse.tsvd(BLUR, b, [2, 4, 6]), fit), {"b": NOISY})
+    of = lambda A, lam: inverse.filter_factors(A, lam)  # noqa: E731
+    add("filter_factors", "inverse.filter_factors", of, {"A": BLUR, "lam": np.array(0.1)})
+    of = lambda A, lam, weights: inverse.resolution(A, lam, weights=weights)  # noqa: E731
+    add("resolution", "inverse.resolution", of, {"A": BLUR, "lam": np.array(0.1), "weights": W})
+    of = lambda A, lam, noise, weights: inverse.covariance(A, lam, noise, weights=weights, L=free(A.dtype))  # noqa: E731
+    args = {"A": BLUR, "lam": np.array(0.1), "noise": np.array(0.02), "weights": W}
+    add("covariance", "inverse.covariance", of, args)
+
+    def diagonal(h, z, lam, penalty):
+        found = inverse.from_diagonal(h, z, penalty=penalty)
+        return found.coef(lam), found.rss(lam), found.dof(lam), found.logdet(lam)
+
+    args = {"h": Y, "z": NOISY, "lam": LAM, "penalty": np.arange(1.0, 17.0)}
+    row("inverse", "from_diagonal", "inverse.from_diagonal", diagonal, args, rows=("h", "z", "penalty"))
+    triangle = np.linalg.qr(X, mode="r")
+
+    def from_triangle(R, z, lam, rss):
+        found = spectrum.from_triangle(R, z, rows=16, rss=rss)
+        return found.coef(lam), found.rss(lam)
+
+    args = {"R": triangle, "z": Y[:3], "lam": LAM, "rss": np.array(2.0)}
+    row("linear", "from_triangle", "spectrum.from_triangle", from_triangle, args, rows=(), bad="z")
+
+
+TIMES = np.linspace(0.0, 4.0, 16)
+DECAY = 2.5 * np.exp(-0.9 * TIMES) + 0.6 + 0.1 * np.random.default_rng(6).standard_normal(16)
+
+
+def decay(x, y):
+    return x[0] * jnp.exp(-x[1] * jnp.linspace(0.0, 4.0, 16, dtype=y.dtype)) + x[2] - y
+
+
+def nonlinear():
+    add = lambda name, verb, fn, args, **more: row(  # noqa: E731
+        "optimize", name, verb, fn, args, rows=[x for x in ("y",) if x in args], **more
+    )
+    LM, TR, n, loss = jxr.LevenbergMarquardt, jxr.TrustRegion, optimize, jxr.losses
+    more = {"rtol": 1e-5, "same": 1e-6}
+
+    def fitted(names="value cost", verb=jxr.least_squares, residual=decay, words=(), **options):
+        def fn(y, **live):
+            start = jnp.array([1.0, 1.0, 0.0], y.dtype)
+            bounds = {"bounds": (live.pop("low"), live.pop("high"))} if "low" in live else {}
+            return read(verb(residual, start, y, **live, **bounds, **options), names)
+
+        return fn
+
+    solvers = {
+        "levenberg": LM(),
+        "cholesky": LM(linear=n.cholesky, acceleration=False),
+        "products": LM(linear=n.products),
+        "trust region": TR(),
+        "dogleg": TR(step=n.dogleg, linear=n.cholesky),
+        "steihaug": TR(step=n.steihaug, linear=n.products),
+    }
+    for name, solver in solvers.items():
+        add(f"least_squares {name}", "least_squares", fitted(solver=solver), {"y": DECAY}, **more)
+    args = {"y": DECAY, "lam": np.array(0.3), "x_ref": np.array([2.0, 0.5, 1.0])}
+    add("least_squares lam", "least_squares", fitted(), args, **more)
+    args = {"y": DECAY, "low": np.array([0.0, 1.2, 0.0]), "high": np.array([9.0, 9.0, 3.0])}
+    for name in ("levenberg", "trust region"):
+        add(f"least_squares bounds {name}", "least_squares", fitted(solver=solvers[name]), args, flat=("high",), **more)
+    for name, rho in {"huber": loss.scaled(loss.huber, 0.2), "cauchy": loss.cauchy, "soft_l1": loss.soft_l1}.items():
+        add(f"least_squares {name}", "least_squares", fitted(loss=rho), {"y": DECAY}, **more)
+    args = {"y": DECAY, "lams": np.array([0.01, 1.0])}
+    add("least_squares_path", "least_squares_path", fitted(verb=jxr.least_squares_path), args, lam="lams", **more)
+
+    def batch(y, lam):
+        both, start = jnp.stack([y, 1.1 * y]), jnp.broadcast_to(jnp.array([1.0, 1.0, 0.0], y.dtype), (2, 3))
+        return read(jxr.least_squares_batch(decay, start, both, lam=lam), "value cost")
+
+    add("least_squares_batch", "least_squares_batch", batch, {"y": DECAY, "lam": np.array(0.1)}, **more)
+
+    def valley(x, a):
+        return (a[1] - x[0]) ** 2 + a[0] * (x[1] - x[0] ** 2) ** 2 + (x[2] - 0.3) ** 2
+
+    for name, solver in {"": TR(), " steihaug": solvers["steihaug"]}.items():
+        fn = fitted(verb=jxr.minimize, residual=valley, solver=solver)
+        add(f"minimize{name}", "minimize", fn, {"y": np.array([9.0, 1.1])}, **more)
+    rng = np.random.default_rng(2)
+    H = rng.standard_normal((4, 4))
+    H = H + H.T
+    within = lambda H, g, radius: read(jxr.trust_region_subproblem(H, g, radius), "step multiplier")  # noqa: E731
+    args = {"H": H, "g": rng.standard_normal(4), "radius": np.array(0.7)}
+    row("optimize", "trust_region_subproblem", "trust_region_subproblem", within, args, lam="radius", bad="g")
+
+    def uncertain(y):
+        found = optimize.uncertainty(decay, jxr.least_squares(decay, jnp.array([1.0, 1.0, 0.0], y.dtype), y), y)
+        return read(found, "covariance sigma standard_errors")
+
+    add("uncertainty", "optimize.uncertainty", uncertain, {"y": DECAY}, **more)
+
+
+for fill in (linear, kernel_wing, inverse_wing, nonlinear):
+    fill()
