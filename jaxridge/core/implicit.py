@@ -1,8 +1,8 @@
 """Derivatives from the condition that defines the answer, never through a factorisation or a loop.
 
-Every rule is `kept`: where reverse mode splits a `jax.lax.scan` in two it puts the plain value of a function with a
-rule in its place, so that second derivatives would be those of frozen numbers, silently. It does not look into
-`jax.checkpoint`, and one that saves everything computes nothing twice.
+Every rule is made by `with_rule`, which keeps it in loops. Where reverse mode splits a `jax.lax.scan` in two it puts
+the plain value of a function with a rule in its place, so that second derivatives would be those of frozen numbers,
+silently; and it does so wherever some of the arguments, not all, vary with the loop.
 """
 
 from collections.abc import Callable
@@ -25,19 +25,26 @@ def moves(tangent: Any) -> bool:
 
 
 def with_rule(value: Callable[..., Any], rule: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., Any]:
-    """``value`` with a rule ``(primals, tangents) -> (value, tangents)`` of its own, `kept` in every loop.
+    """``value``, compiled, with a rule ``(primals, tangents) -> (value, tangents)`` of its own, kept in every loop.
 
     The rule has symbolic zeros, see `moves`, and states the value by calling what comes back here, to every order.
+
+    A rule inside `jax.checkpoint` stays where some arguments vary with a loop, one outside of it where none does: loops
+    in loops have both cases, hence both. The innermost checkpoint only gives ``value`` the batch axis of the rule's
+    value, which `vmap` takes to be the same.
     """
-    ruled = jax.custom_jvp(value)
-    ruled.defjvp(rule, symbolic_zeros=True)
-    return kept(ruled)
+
+    def ruled(fn: Callable[..., Any]) -> Callable[..., Any]:
+        whole = jax.custom_jvp(fn)
+        whole.defjvp(rule, symbolic_zeros=True)
+        return whole
+
+    return jax.jit(ruled(_saving(ruled(_saving(value)))))
 
 
-def kept(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn``, compiled, with the rules inside of it left in place wherever a loop around it is differentiated."""
-    saving = jax.checkpoint_policies.everything_saveable
-    return jax.jit(jax.checkpoint(fn, prevent_cse=False, policy=saving))
+def _saving(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """In a checkpoint that saves everything, so that nothing is computed twice."""
+    return jax.checkpoint(fn, prevent_cse=False, policy=jax.checkpoint_policies.everything_saveable)
 
 
 def derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +149,7 @@ def hoisted(fn: Callable[..., Any], *like: Any) -> tuple[Callable[..., Any], lis
 
 
 def map_with_rules(fn: Callable[[Any], Any], xs: Any, batch_size: int | None = None) -> Any:
-    """``jax.lax.map`` for functions with rules, those of a user among them, that are not `kept`.
+    """``jax.lax.map`` for functions with rules, those of a user among them, that are not made by `with_rule`.
 
     Here the rule is that of the whole loop, and its tangents come from bodies that are rematerialised, which are not
     split; nor does any store what it computed. One alone needs no loop, and shares with its surroundings what both
@@ -196,7 +203,7 @@ def solution_of(
     """``x`` of ``equation(x) = 0``, already found, differentiable in all that both functions close over.
 
     The derivative is that of the implicit function theorem, to every order: ``tangent_solve(linear, b)`` gives v with
-    linear(v) = b for linear = v ↦ equation'(x)v, and dx = −v for b = d equation. `jax.lax.custom_root`, `kept`.
+    linear(v) = b for linear = v ↦ equation'(x)v, and dx = −v for b = d equation. `jax.lax.custom_root`, kept in loops.
     """
 
     def tangent(x: Array, b: Array) -> Array:

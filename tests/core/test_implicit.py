@@ -1,8 +1,9 @@
 """Rules of `jaxridge.core.implicit` inside loops and conditionals of a user, to the third order.
 
 Reverse mode of `jax.lax.scan` takes the loop apart and puts the plain value of a function with a rule in its place, so
-that what was frozen stays frozen in the next derivative, silently. Here f = x⁴y and a root are stated by frozen numbers
-at every level, and the same programs on plain powers say what is right.
+that what was frozen stays frozen in the next derivative, silently; `vmap` takes the batch axes of a value and of its
+rule to be the same. Here f = x⁴y and a root are stated by frozen numbers at every level, and the same programs on plain
+powers say what is right.
 """
 
 import jax
@@ -62,6 +63,16 @@ SHAPES = {
     "checkpoint in scan": lambda f, x: scan(jax.checkpoint(lambda c, s: c + f(s * x, c)), x),
     "cond in scan": lambda f, x: scan(lambda c, s: jax.lax.cond(s > 0.7, lambda c: f(s * x, c), lambda c: 2 * c, c), x),
     "scan in scan": lambda f, x: scan(lambda c, s: scan(lambda d, t: jnp.sin(f(t * d, x)), c) * s, x),
+    "map in scan, invariant": lambda f, x: scan(
+        lambda c, s: jnp.sin(jnp.sum(jax.lax.map(lambda t: t * f(s * c, c), STEPS))), x
+    ),
+    "map in scan in scan": lambda f, x: scan(
+        lambda e, u: scan(lambda c, s: jnp.sin(e + u + jnp.sum(jax.lax.map(lambda t: t * f(s * c, e), STEPS))), u * e),
+        x,
+    ),
+    "vmap of map, invariant": lambda f, x: jnp.sum(
+        jax.vmap(lambda z: jnp.sin(jnp.sum(jax.lax.map(lambda t: f(z, t * x), STEPS))))(x * jnp.arange(1.0, 5.0))
+    ),
     "fori_loop": lambda f, x: jax.lax.fori_loop(0, 3, lambda i, c: jnp.sin(f(c, x)), x),
     "cond": lambda f, x: jax.lax.cond(x > 0, lambda x: f(x, x), lambda x: x, x),
     "checkpoint": lambda f, x: jax.checkpoint(lambda x: f(x, x))(x),
@@ -79,9 +90,10 @@ def differentiated(h, order):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_derivatives_in_programs_of_a_user(shape, request):
-    """All orders with ``--whole``; the ones that a scan used to break otherwise."""
-    orders = ORDERS if request.config.getoption("--whole") else ("rr", "rrr")
-    ways = WAYS if request.config.getoption("--whole") or shape == "scan over a carry" else {"derived": WAYS["derived"]}
+    """All orders and ways with ``--whole``; those that show most otherwise."""
+    whole = request.config.getoption("--whole")
+    orders = ORDERS if whole else ("r", "rr")
+    ways = WAYS if whole or shape in ("scan over a carry", "vmap of map, invariant") else {"derived": WAYS["derived"]}
 
     def every(f):
         return jax.jit(lambda x: [differentiated(lambda x: SHAPES[shape](f, x), order)(x) for order in orders])
