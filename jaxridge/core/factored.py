@@ -208,6 +208,10 @@ class Factored(eqx.Module):
         """The same with derivatives of every order, whatever they cost."""
         return self
 
+    def by_product(self) -> "Factored":
+        """The same for numbers that stand beside others: a derivative that it refuses is NaN there, and no error."""
+        return self
+
     def without_rows(self) -> Any:
         """What a path keeps of it for other λ; None if nothing of use is small enough."""
         return self

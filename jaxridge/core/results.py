@@ -3,10 +3,10 @@
 from typing import Any
 
 import equinox as eqx
-import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.types import Array
+from jaxridge.core.types import Array, Int
 
 __all__ = ["RESULTS", "first_failure", "messages", "override"]
 
@@ -52,6 +52,10 @@ class RESULTS(eqx.Enumeration):
     indefinite_kernel = (
         "The kernel matrix has an eigenvalue below zero by more than rounding, so it is not a kernel. Check "
         "that it is symmetric and positive semidefinite, or add a multiple of the identity."
+    )
+    no_score = (
+        "The rule has no score at any lam of the grid, so that none was chosen. Look at the scores, and for NaN and "
+        "negative numbers in lams and in what the rule was made of."
     )
     max_products = (
         "As many products as allowed did not solve this lam to tol: residual_norm or error_bound says how far it came. "
@@ -111,24 +115,20 @@ class RESULTS(eqx.Enumeration):
 
 def first_failure(*cases: tuple[Array, Any], shape: tuple[int, ...]) -> Any:
     """The item of the first true case, elementwise over ``shape``; ``successful`` where none is true."""
-
-    def scalar(*conditions: Array) -> Any:
-        item = RESULTS.successful
-        for condition, (_, failure) in reversed(list(zip(conditions, cases, strict=True))):
-            item = RESULTS.where(condition, failure, item)
-        return item
-
-    for _ in shape:
-        scalar = jax.vmap(scalar)
-    return scalar(*(jax.numpy.broadcast_to(condition, shape) for condition, _ in cases))
+    code: Any = RESULTS.successful._value
+    for condition, failure in reversed(cases):
+        code = jnp.where(condition, failure._value, code)
+    return _items(jnp.broadcast_to(code, shape))
 
 
 def override(failure: Any, bad: Array, result: Any) -> Any:
     """``result``, with ``failure`` in its place where ``bad``."""
-    scalar = lambda bad, item: RESULTS.where(bad, failure, item)  # noqa: E731
-    for _ in bad.shape:
-        scalar = jax.vmap(scalar)
-    return scalar(bad, result)
+    return _items(jnp.where(bad, failure._value, result._value))
+
+
+def _items(code: Int[Array, "..."]) -> Any:
+    """Items of these codes, as selections of whole numbers: `RESULTS.where` for each case takes longer to compile."""
+    return eqx.tree_at(lambda item: item._value, RESULTS.successful, code)
 
 
 def messages(result: Any) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxridge.core.checks import as_floats, as_lam
 from jaxridge.core.factored import Solver
-from jaxridge.core.implicit import first_order_only, frozen
+from jaxridge.core.implicit import first_order_only, frozen, linear_root
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.types import Array, Float, Int
 from jaxridge.inverse.fit import TikhonovProblem
@@ -64,7 +64,8 @@ def picard(A: Any, b: Any, **terms: Unpack[Options]) -> Picard:
     """The Picard condition: |uᵢᵀb| must fall faster than the (generalised) singular values sᵢ.
 
     Where the coefficients |uᵢᵀb| level off, at the noise, the ratios |uᵢᵀb|/sᵢ begin to grow: from there on a solution
-    without a filter is noise. ``plot.picard`` draws it. Args as for `tikhonov`, A as a matrix.
+    without a filter is noise. ``plot.picard`` draws it. Args as for `tikhonov`, A as a matrix. Derivatives are those in
+    b; in A, L and weights they raise ValueError, since singular vectors turn where singular values meet.
     Hansen (1990), BIT 30, 658.
 
     >>> import jax.numpy as jnp
@@ -73,16 +74,13 @@ def picard(A: Any, b: Any, **terms: Unpack[Options]) -> Picard:
     [2. 3.]
     """
     problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
-    spectrum = _spectrum(problem)
-    factor, s = frozen(spectrum.factor), spectrum.singular_values
-    coefficients = jnp.abs(factor.z[: s.shape[0]]) * factor.y_scale[None, :]
-    ratios = safe_divide(coefficients, jnp.broadcast_to(s[:, None], coefficients.shape))
-    pick = lambda x: x[:, 0] if problem.single else x  # noqa: E731
-    return Picard(s, pick(coefficients), pick(ratios))
+    return _picard(problem)
 
 
 def filter_factors(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "r *k"]:
     """f = s²/(s² + λ) of every (generalised) singular value, the share of it that x keeps; λ () or (k,).
+
+    Derivatives are those in λ to every order, and in A, L and weights once, where singular values differ.
 
     >>> import jax.numpy as jnp
     >>> from jaxridge import inverse
@@ -92,9 +90,8 @@ def filter_factors(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "
     m = Map.of("A", A)
     b = m.outputs.shaped(jnp.zeros(m.shape[0], m.outputs.dtype))
     problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
-    s, lam = _spectrum(problem).singular_values, as_floats("lam", lam, (0, 1)).astype(m.outputs.dtype)
-    squares = jnp.square(s).reshape(-1, *(1,) * lam.ndim)
-    return safe_divide(*jnp.broadcast_arrays(squares, squares + lam[None]))
+    lam = as_floats("lam", lam, (0, 1)).astype(m.outputs.dtype)
+    return _filter_factors(problem, lam)
 
 
 def resolution(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "n n"]:
@@ -133,21 +130,37 @@ def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Options]) -> Float[
 
 
 @eqx.filter_jit
-def _spectrum(problem: TikhonovProblem) -> Spectrum:
-    return Direct().factor(problem).inner
+def _filter_factors(problem: TikhonovProblem, lam: Array) -> Float[Array, "r *k"]:
+    factors = Direct().factor(problem).inner.filter_factors(lam)
+    return factors.reshape(-1, *lam.shape)
+
+
+def _in_b_only(problem: TikhonovProblem, name: str) -> tuple[Spectrum, Float[Array, "m t"], Float[Array, "m t"]]:
+    """The frozen spectrum, √ωb and Uᵀ√ωb, with derivatives in b and an error for others."""
+    moving = eqx.filter((problem.A, problem.norm, problem.weights), eqx.is_inexact_array)
+    message = f"{name} has derivatives in b only: in A, L and weights singular values may cross."
+    spectrum = first_order_only(frozen(Direct().factor(problem).inner), moving, message)
+    root, b = spectrum.factor.root_weights, problem.data()
+    b = b if root is None else root[:, None] * b
+    return spectrum, b, matmul(spectrum.factor.U.T, b)
+
+
+@eqx.filter_jit
+def _picard(problem: TikhonovProblem) -> Picard:
+    spectrum, _, z = _in_b_only(problem, "picard")
+    s = spectrum.singular_values
+    coefficients = jnp.abs(z[: s.shape[0]])
+    ratios = safe_divide(coefficients, jnp.broadcast_to(s[:, None], coefficients.shape))
+    pick = lambda x: x[:, 0] if problem.single else x  # noqa: E731
+    return Picard(s, pick(coefficients), pick(ratios))
 
 
 @eqx.filter_jit
 def _tsvd(problem: TikhonovProblem, ranks: Int[Array, " k"]) -> TruncatedPath:
     """A rank as a filter of zeros and ones on the directions of the penalised part."""
-    factor, d = Direct().factor(problem).inner.factor, problem.norm.size
-    moving = eqx.filter((problem.A, problem.norm, problem.weights), eqx.is_inexact_array)
-    message = "tsvd has derivatives in b only: in A and L singular values may cross."
-    factor = first_order_only(frozen(factor), moving, message)
-    b = problem.data()
-    root = factor.root_weights
-    z = matmul(factor.U.T, b if root is None else root[:, None] * b)
-    outside = jnp.sum(jnp.square((b if root is None else root[:, None] * b) - matmul(factor.U, z)), axis=0)
+    spectrum, b, z = _in_b_only(problem, "tsvd")
+    factor, d = spectrum.factor, problem.norm.size
+    outside = jnp.sum(jnp.square(b - matmul(factor.U, z)), axis=0)
 
     def one(rank: Array) -> tuple[Array, Array, Array]:
         r = factor.V.shape[1]
@@ -166,12 +179,20 @@ def _tsvd(problem: TikhonovProblem, ranks: Int[Array, " k"]) -> TruncatedPath:
 
 @eqx.filter_jit
 def _covariance(problem: TikhonovProblem, lam: Array, noise: Array) -> Float[Array, "n n"]:
-    """σ²R⁻¹R⁻ᵀ from QR = [√ωA; √λL], which does not square A."""
-    A, L = problem.A.matrix(), columns(problem.norm.apply, jnp.eye(problem.A.shape[1], dtype=lam.dtype))
-    A = A if problem.weights is None else jnp.sqrt(problem.weights)[:, None] * A
-    R = jnp.linalg.qr(jnp.concatenate([A, jnp.sqrt(lam) * L]), mode="r")
-    inverse = jax.scipy.linalg.solve_triangular(R, jnp.eye(R.shape[0], dtype=R.dtype))
-    return noise * matmul(inverse, inverse.T)
+    """σ²R⁻¹R⁻ᵀ from QR = [√ωA; √λL], which does not square A; derivatives are those of (AᵀωA + λLᵀL)C = σ²I."""
+    eye = jnp.eye(problem.A.shape[1], dtype=lam.dtype)
+    still, still_lam = jax.lax.stop_gradient((frozen(problem), lam))
+    A, L = still.A.matrix(), columns(still.norm.apply, eye)
+    A = A if still.weights is None else jnp.sqrt(still.weights)[:, None] * A
+    R = jnp.linalg.qr(jnp.concatenate([A, jnp.sqrt(still_lam) * L]), mode="r")
+    inverse = jax.scipy.linalg.solve_triangular(R, eye)
+
+    def equation(C: Array) -> Array:
+        seen = columns(problem.A.adjoint, problem.weigh(columns(problem.A, C)))
+        return seen + lam * columns(problem.norm.normal, C) - noise * eye
+
+    value = jax.lax.stop_gradient(noise) * matmul(inverse, inverse.T)
+    return linear_root(equation, value, lambda b: matmul(inverse, matmul(inverse.T, b)))
 
 
 @eqx.filter_jit

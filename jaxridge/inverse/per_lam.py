@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.implicit import frozen, linear_root
-from jaxridge.core.numbers import log_spaced, safe_sqrt
+from jaxridge.core.numbers import log_spaced, poison, safe_sqrt
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array, Float, Lam, Scalar
 from jaxridge.inverse.fit import TikhonovFactored, TikhonovProblem, within_range
@@ -72,9 +72,13 @@ class PerLamSpectrum(TikhonovFactored):
     def solution(self, lam: Lam) -> tuple[Array, Array, Array, Any]:
         """x, ‖√ω(Ax − b)‖², ‖L(x − x₀)‖ and a `RESULTS` item for each target, from one solve."""
         lam = jnp.broadcast_to(jnp.atleast_1d(lam), self.problem.y.shape[1:])
+        valid = lam >= 0
+        lam = poison(lam, valid)
         x, stats = self._solve(lam)
-        finite = jnp.all(jnp.isfinite(self.problem.y), axis=0) & jnp.isfinite(stats.residual_norm)
-        result = override(RESULTS.nonfinite_input, ~finite, stats.result(lam))
+        x = poison(x, valid[None, :])
+        finite = jnp.all(jnp.isfinite(self.problem.y), axis=0) & (jnp.isfinite(stats.residual_norm) | ~valid)
+        result = override(RESULTS.invalid_lam, ~valid, stats.result(lam))
+        result = override(RESULTS.nonfinite_input, ~finite, result)
         return x, self.problem.rss(x), safe_sqrt(self.problem.squared_norm(x)), result
 
     def coef(self, lam: Lam) -> Float[Array, "n t"]:

@@ -171,6 +171,7 @@ def _cv(
 
 def choice_of(path: Path, rule: Any, found: Found, fit: TikhonovFit, searched: bool) -> Choice:
     """What was found, with a code where there is no such λ; ``searched`` says that the grid was not given."""
+    fit = select.with_code(found, fit)
     result = fit.result
     if hasattr(rule, "root"):
         result = _outcome(found.lam, result, fit.rss.shape)

@@ -66,6 +66,9 @@ class Within(TikhonovFactored):
     def fold(self, partition: Any) -> "_Folds":
         return _Folds(self.inner.fold(partition))
 
+    def by_product(self) -> "Within":
+        return eqx.tree_at(lambda within: within.inner, self, self.inner.by_product())
+
     def exact(self) -> "Within":
         return eqx.tree_at(lambda within: within.inner, self, self.inner.exact())
 

@@ -256,7 +256,7 @@ def _kernel_ridge_cv(
     lams = default_grid(problem) if lams is None else lams
     factored = solver.factor(problem, lams)
     found = select.search(rule, factored, lams, pick, per_target, refine, memory)
-    return Choice(*found, factored.fit(found.lam))
+    return Choice(*found, select.with_code(found, factored.fit(found.lam)))
 
 
 @eqx.filter_jit

@@ -1,7 +1,8 @@
-"""One safeguarded root finder, in the logarithm of lambda.
+"""Safeguarded root finders, in the logarithm of lambda.
 
 ‖w(λ)‖ = Δ, ‖r(λ)‖ = δ and rule'(λ) = 0 are one scalar equation after a factorisation. Newton's method in
-log λ is kept inside a bracket that bisection shrinks whenever a Newton step leaves it or gains too little.
+log λ is kept inside a bracket that bisection shrinks whenever a Newton step leaves it or gains too little; where
+a slope is another program to compile, `from_values` does without.
 """
 
 from collections.abc import Callable
@@ -50,3 +51,40 @@ def find_root(
     middle = low + 0.5 * (high - low)
     start = (jnp.zeros((), jnp.int32), low, high, middle, jnp.zeros(low.shape, bool))
     return jax.lax.while_loop(unfinished, advance, start)[3]
+
+
+def from_values(fn: Callable[[Array], Array], low: Array, high: Array) -> tuple[Array, Array, Array]:
+    """The root x of each element of ``fn`` between ``low`` and ``high``, with fn(low) and fn(high).
+
+    Regula falsi, the value at an end that stays being halved (Dowell and Jarratt 1971, BIT 11, 168), and bisection
+    every third step. The ends are the first two points of the one loop, so that ``fn`` is in the program once. As for
+    `find_root`, signs must differ, all elements step together, and the result is not differentiable.
+    """
+    eps = jnp.finfo(low.dtype).eps
+
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        return (state[0] < _MAX_STEPS) & ~jnp.all(state[-1])
+
+    def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        step, x, a, b, at_a, at_b, ends, side, done = state
+        value = fn(x)
+        first, second = step == 0, step == 1
+        ends = jnp.where(jnp.stack([first, second]).reshape(2, *(1,) * value.ndim), value, ends)
+        left = ~second & (first | (jnp.sign(value) == jnp.sign(at_a)))
+        # The same end again: the other one counts half.
+        again = jnp.where((step > 2) & (side == left), 0.5, 1.0).astype(value.dtype)
+        a, at_a = jnp.where(left, x, a), jnp.where(left, value, at_a * again)
+        b, at_b = jnp.where(left, b, x), jnp.where(left, at_b * jnp.where(first, 1.0, again), value)
+        middle, rise = a + 0.5 * (b - a), at_b - at_a
+        secant = b - at_b * (b - a) / jnp.where(rise == 0, jnp.inf, rise)
+        usable = (secant > a) & (secant < b) & (step % 3 != 1)
+        following = jnp.where(first, high, jnp.where(usable, secant, middle))
+        size = 2 * eps * jnp.maximum(jnp.abs(x), 1.0)
+        finished = ~first & ~second & ((value == 0) | (b - a <= 2 * size) | (usable & (jnp.abs(following - x) <= size)))
+        x = jnp.where(done | (~first & ~second & (value == 0)), x, following)
+        return step + 1, x, a, b, at_a, at_b, ends, left, done | finished
+
+    nothing, no = jnp.zeros_like(low), jnp.zeros(low.shape, bool)
+    start = (jnp.zeros((), jnp.int32), low, low, high, nothing, nothing, jnp.stack([nothing, nothing]), no, no)
+    found = jax.lax.while_loop(unfinished, advance, start)
+    return found[1], found[6][0], found[6][1]

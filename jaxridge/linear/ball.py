@@ -40,8 +40,12 @@ def lam_of_norm(spectrum: Spectrum, size: Float[Array, " t"]) -> Float[Array, " 
     inside = (full <= target * slack) | (log_excess(low)[0] <= 0)
     # Where the size is that of least squares λ = 0 is the root itself, with the derivative towards smaller sizes.
     edge = inside & (full > 0) & (jnp.abs(full - target) <= (slack - 1.0) * target)
+    failed = jnp.isnan(target) | jnp.isnan(high)
     regular = ~inside & (target > 0) & jnp.isfinite(high)
     root = secular.find_root(log_excess, low, jnp.where(regular, jnp.maximum(high, low) + 1.0, low + 1.0))
+
+    # What failed has NaN in its derivatives too, through the same equation.
+    regular, root = regular | failed, jnp.where(failed, jnp.nan, root - 2 * jnp.log(factor.scale))
 
     def lam_at(x: Array) -> Array:
         return jnp.where(edge, x, jnp.exp(jnp.where(edge, 0.0, x)))
@@ -51,6 +55,5 @@ def lam_of_norm(spectrum: Spectrum, size: Float[Array, " t"]) -> Float[Array, " 
         excess = jnp.log(jnp.where(regular, norm, 1.0)) - jnp.log(jnp.where(regular, size, 1.0))
         return jnp.where(regular, excess, jnp.where(edge, norm - size, x))
 
-    x = implicit.root(live_excess, jnp.where(edge, 0.0, root - 2 * jnp.log(factor.scale)))
-    lam = jnp.where(regular | edge, lam_at(x), jnp.where(inside, 0.0, jnp.inf))
-    return jnp.where(jnp.isnan(target), jnp.nan, lam)
+    x = implicit.root(live_excess, jnp.where(edge, 0.0, root))
+    return jnp.where(regular | edge, lam_at(x), jnp.where(inside, 0.0, jnp.inf))

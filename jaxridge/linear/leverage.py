@@ -161,7 +161,7 @@ def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -
 
 
 @cache
-def _hat_power(power: int) -> Callable[[Design, Factor, Array], Array]:
+def _hat_power(power: int, strict: bool) -> Callable[[Design, Factor, Array], Array]:
     """Σⱼ uᵢⱼ² s² β^(p−1)/(s²+λβ)^p at each λ: leverages (p = 1) and their derivatives in λ."""
 
     def hat(design: Design, factor: Factor, lam: Array) -> Array:
@@ -169,33 +169,38 @@ def _hat_power(power: int) -> Callable[[Design, Factor, Array], Array]:
         rho = divided(jnp.ones((s.shape[0], lam.shape[0]), s.dtype), factor.s, beta * lam[None, :])
         return matmul(jnp.square(factor.U), jnp.square(s) * rho * (beta * rho) ** (power - 1))
 
-    live = with_rule(hat, lambda *args: rule(*args))
-    rule = _hat_rule(live, power, 1.0)
-    return live
+    return _with_hat_rule(hat, power, 1.0, strict)
 
 
-def _hat_rule(value: Callable[..., Array], power: int, sign: float) -> Callable[..., tuple[Array, Array]]:
-    """The derivative of ±(leverage of that power) in λ (every order) and in the problem (first order)."""
+def _with_hat_rule(value: Callable[..., Array], power: int, sign: float, strict: bool) -> Callable[..., Array]:
+    """±(leverage of that power) with its derivative in λ (every order) and in the problem (first order)."""
 
     def rule(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (design, factor, lam), (d_design, _, d_lam) = primals, tangents
-        out = value(design, factor, lam)
+        out = live(design, factor, lam)
         tangent = jnp.zeros_like(out)
         if moves(d_lam):
-            tangent = tangent - sign * power * _hat_power(power + 1)(design, factor, lam) * d_lam[None, :]
+            tangent = tangent - sign * power * _hat_power(power + 1, strict)(design, factor, lam) * d_lam[None, :]
         if any(moves(x) for x in jax.tree.leaves(d_design, is_leaf=lambda x: not moves(x))):
-            design, factor = _freeze(design, factor)
+            design, factor = _freeze(design, factor, strict)
             change = _perturbation(design, factor, d_design)
             one = lambda lam: _hat_change(factor, change, lam, power)  # noqa: E731
             tangent = tangent + sign * jax.vmap(one, out_axes=1)(lam)
         return out, tangent
 
-    return rule
+    live = with_rule(value, rule)
+    return live
 
 
-def _one_minus_hat(design: Design, factor: Factor, lam: Array) -> Float[Array, "n c"]:
+def one_minus_hat(design: Design, factor: Factor, lam: Array, strict: bool = True) -> Float[Array, "n c"]:
     """1 − hᵢ at each λ as a sum of positive terms, live: to first order in the problem, every order in λ."""
-    return factor.lev_perp[:, None] + matmul(jnp.square(factor.U), complement(factor, damping_of(factor, lam)))
+    return _one_minus_hat(strict)(design, factor, lam)
 
 
-one_minus_hat = with_rule(_one_minus_hat, lambda *args: _hat_rule(one_minus_hat, 1, -1.0)(*args))
+@cache
+def _one_minus_hat(strict: bool) -> Callable[[Design, Factor, Array], Array]:
+    def value(design: Design, factor: Factor, lam: Array) -> Array:
+        kept = complement(factor, damping_of(factor, lam))
+        return factor.lev_perp[:, None] + matmul(jnp.square(factor.U), kept)
+
+    return _with_hat_rule(value, 1, -1.0, strict)

@@ -212,7 +212,7 @@ def _ridge_cv(
     factored = solver.factor(design_of(data, terms))
     grid: Array = factored.default_grid() if lams is None else lams
     found = select.search(rule, factored, grid, pick, per_target, refine, memory)
-    fit = factored.fit(found.lam)
+    fit = select.with_code(found, factored.fit(found.lam))
     if lams is None:
         beyond = jnp.broadcast_to(factored.beyond_range(), fit.rss.shape) & (fit.result == RESULTS.successful)
         fit = eqx.tree_at(lambda f: f.result, fit, override(RESULTS.overflow, beyond, fit.result))

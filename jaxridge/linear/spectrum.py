@@ -50,6 +50,7 @@ class Spectrum(LinearFactored):
     problem: Design
     factor: Factor
     twice: bool = eqx.field(static=True, default=False)
+    strict: bool = eqx.field(static=True, default=True)  # whether a derivative beyond those is an error, or NaN
 
     @property
     def missing(self) -> str:
@@ -58,6 +59,9 @@ class Spectrum(LinearFactored):
     def exact(self) -> "Spectrum":
         """The same spectrum, with derivatives of every order for the leverages and ``dof`` too."""
         return Spectrum(self.problem, self.factor, twice=True)
+
+    def by_product(self) -> "Spectrum":
+        return Spectrum(self.problem, self.factor, self.twice, strict=False)
 
     def without_rows(self) -> "Spectrum":
         """The same spectrum without its arrays of a row per observation: smaller, no leverages."""
@@ -157,17 +161,22 @@ class Spectrum(LinearFactored):
 
     # Traces: sums over directions, live to first order in the data, or by the carrier where every order is wanted.
 
-    def _live_terms(self, lam: Lam, strict: bool = True) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
+    def _live_terms(self, lam: Lam) -> tuple[Float[Array, "m 1"], Float[Array, "m c"]]:
         """s² and λ'β with live squares; NaN for an invalid λ, so that it fails in its derivatives too."""
-        alpha, beta = leverage.squares(self.problem, self.factor, strict)
+        alpha, beta = leverage.squares(self.problem, self.factor, self.strict)
         return alpha[:, None], damping_of(self.factor, _checked(lam), beta)
 
-    def dof_or_nan(self, lam: Lam) -> Lam:
-        return self._dof(lam, strict=False)
+    def filter_factors(self, lam: Lam) -> Float[Array, "r c"]:
+        """f = s²/(s²+λ') of the penalised directions, live to first order in the data where singular values differ."""
+        alpha, damping = self._live_terms(lam)
+        return safe_divide(alpha, alpha + damping)[: self.factor.mask.shape[0] - self.problem.free]
 
-    def _dof(self, lam: Lam, strict: bool = True) -> Lam:
+    def dof_or_nan(self, lam: Lam) -> Lam:
+        return self.by_product()._dof(lam)
+
+    def _dof(self, lam: Lam) -> Lam:
         """Effective degrees of freedom Σf; unpenalised columns count one each."""
-        alpha, damping = self._live_terms(lam, strict)
+        alpha, damping = self._live_terms(lam)
         return jnp.sum(safe_divide(alpha, alpha + damping), axis=0).reshape(jnp.shape(lam))
 
     def _dof_live(self, lam: Lam) -> Lam:
@@ -198,7 +207,7 @@ class Spectrum(LinearFactored):
     def logdet(self, lam: Lam) -> Lam:
         """log det(I + X̂X̂ᵀ/λ') over the penalised directions, the log-determinant of the evidence."""
         factor, lams = self.factor, _checked(lam)[None, :]
-        alpha, beta = (x[:, None] for x in leverage.squares(self.problem, factor))
+        alpha, beta = (x[:, None] for x in leverage.squares(self.problem, factor, self.strict))
         damping = damping_of(factor, lams[0], beta[:, 0])
         unseen = jnp.where(alpha > 0, jnp.inf, 0.0)
         ratio = jnp.where(damping == 0, unseen, alpha / jnp.where(damping == 0, 1.0, damping))
@@ -212,7 +221,7 @@ class Spectrum(LinearFactored):
     # Rows one by one: leverages, and residuals without the row itself.
 
     def _one_minus_leverage(self, lam: Lam) -> Float[Array, "n c"]:
-        return leverage.one_minus_hat(self.problem, self.factor, _checked(lam))
+        return leverage.one_minus_hat(self.problem, self.factor, _checked(lam), self.strict)
 
     _one_minus_leverage_exact = derived(
         _one_minus_leverage, lambda self, lam: 1.0 - leverage.hat_diagonal(self.problem, self.factor, _checked(lam))
@@ -223,7 +232,7 @@ class Spectrum(LinearFactored):
         spectrum = self._with_rows("one_minus_leverage")
         if self.twice:
             return spectrum._one_minus_leverage_exact(lam)
-        return leverage.one_minus_hat(self.problem, self.factor, jnp.atleast_1d(lam))
+        return leverage.one_minus_hat(self.problem, self.factor, jnp.atleast_1d(lam), self.strict)
 
     def _loo_residual(self, lam: Lam) -> Float[Array, "n t"]:
         """yᵢ minus the prediction of the fit without row i: rᵢ / (1 − hᵢ), one formula down to λ = 0.

@@ -14,7 +14,7 @@ from jaxridge.select.rules import (
     marginal_likelihood,
     misclassification,
 )
-from jaxridge.select.search import bind, evaluate, lowest, needs_leverages, one_standard_error, search
+from jaxridge.select.search import bind, evaluate, lowest, needs_leverages, one_standard_error, search, with_code
 
 __all__ = [
     "Choice",
@@ -40,4 +40,5 @@ __all__ = [
     "predictive_risk",
     "quasi_optimality",
     "search",
+    "with_code",
 ]

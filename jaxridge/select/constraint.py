@@ -48,7 +48,7 @@ def _root(
 ) -> Array:
     """λ with log_excess(factored, size, λ) = 0, which grows with λ; 0 or ∞ where it has one sign.
 
-    Newton's method in log λ within a bracket; differentiable in the problem and in ``size``.
+    By values within a bracket of log λ; differentiable in the problem and in ``size``.
     """
     still, target = frozen(factored), jax.lax.stop_gradient(size)
     # Beyond these nothing changes to rounding.
@@ -56,13 +56,11 @@ def _root(
     low, high = (math.log(10.0) * end for end in still.span())
     low, high = jnp.full(shape, low + jnp.log(eps)), jnp.full(shape, high - jnp.log(eps))
 
-    def value_and_slope(x: Array) -> tuple[Array, Array]:
-        return jax.jvp(lambda x: log_excess(still, target, jnp.exp(x)), (x,), (jnp.ones_like(x),))
-
-    at_low = log_excess(still, target, jnp.exp(low))
+    root, at_low, _ = secular.from_values(lambda x: log_excess(still, target, jnp.exp(x)), low, high)
     at_high = log_excess(still, target, jnp.full(shape, jnp.inf, size.dtype))
-    regular = (at_low < 0) & (at_high > 0)
-    root = secular.find_root(value_and_slope, low, high)
+    # What failed has NaN in its derivatives too, through the same equation.
+    failed = jnp.isnan(at_low) | jnp.isnan(at_high)
+    regular = failed | ((at_low < 0) & (at_high > 0))
+    root = jnp.where(failed, jnp.nan, root)
     x = implicit.root(lambda x: jnp.where(regular, log_excess(factored, size, jnp.exp(x)), x), root)
-    lam = jnp.where(regular, jnp.exp(x), jnp.where(at_low >= 0, 0.0, jnp.inf))
-    return jnp.where(jnp.isnan(at_low) | jnp.isnan(at_high), jnp.nan, lam)
+    return jnp.where(regular, jnp.exp(x), jnp.where(at_low >= 0, 0.0, jnp.inf))

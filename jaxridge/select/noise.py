@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Factored, Problem
-from jaxridge.core.numbers import safe_divide
+from jaxridge.core.numbers import poison, safe_divide
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.select.constraint import lam_of_residual
 
@@ -68,8 +68,10 @@ class PredictiveRisk(eqx.Module):
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
         m = problem.rows()
-        noise = self.noise.astype(problem.y.dtype)
-        return (factored.rss(lam) - 2.0 * noise * jnp.atleast_1d(factored.residual_dof(lam))) / m + noise
+        rss, noise = factored.rss(lam), self.noise.astype(problem.y.dtype)
+        # Where there is no residual, or no such noise, the derivative in the noise is none either.
+        noise = poison(noise, (noise >= 0) & ~jnp.isnan(rss))
+        return (rss - 2.0 * noise * jnp.atleast_1d(factored.residual_dof(lam))) / m + noise
 
 
 def predictive_risk(noise: Any) -> PredictiveRisk:

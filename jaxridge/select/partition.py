@@ -11,54 +11,80 @@ from jaxridge.core.types import Array, Int
 
 
 class Partition(eqx.Module):
-    """Row numbers of the folds; n stands for no row, so that all folds have one length."""
+    """Row numbers of the folds; a number beyond the rows stands for none, so that all folds have one length."""
 
     train: Int[Array, "f p"]
     test: Int[Array, "f v"]
     disjoint: bool = eqx.field(static=True)  # every row is held out once: triangles can be merged
     ragged: bool = eqx.field(static=True)
+    rows: int = eqx.field(static=True)  # how many there are; if not disjoint, how many there must be
+    first: int = eqx.field(static=True, default=0)  # the least row number that was given
 
 
-def partition(
-    n: int,
-    folds: int,
-    key: Array | None,
-    labels: tuple[int, ...] | None,
-    splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None,
-) -> Partition:
-    """Which rows each fold holds out: consecutive blocks, shuffled, by label, or as given."""
-    if splits is not None:
-        rows = np.array([i for pair in splits for part in pair for i in part])
-        if not splits or any(not len(train) or not len(test) for train, test in splits):
-            raise ValueError("splits: every pair needs at least one training row and one test row.")
-        if rows.min() < 0 or rows.max() >= n:
-            raise ValueError(f"splits: row numbers go from {rows.min()} to {rows.max()}; X has rows 0 to {n - 1}.")
-        return _padded([np.array(train) for train, _ in splits], [np.array(test) for _, test in splits], n, False)
-    if labels is not None:
-        if len(labels) != n:
-            raise ValueError(f"labels has {len(labels)} entries; one for each of the {n} rows of X is needed.")
-        where = np.array(labels)
-        blocks = [np.flatnonzero(where == label) for label in range(where.max() + 1)]
-    else:
-        if folds > n:
-            raise ValueError(f"folds is {folds}, but X has only {n} rows.")
-        blocks = np.array_split(np.arange(n), folds)
-    if len(blocks) < 2:
-        raise ValueError("labels name one group only; at least 2 folds are needed.")
-    result = _padded([np.setdiff1d(np.arange(n), block) for block in blocks], blocks, n, True)
+def partition(n: int, folds: int, key: Array | None, given: Partition | None) -> Partition:
+    """Which rows each fold holds out: as given, or consecutive blocks, shuffled with a key."""
+    if given is not None:
+        return _fitting(given, n)
+    if folds > n:
+        raise ValueError(f"folds is {folds}, but X has only {n} rows.")
+    result = blocks(n, folds)
     if key is None:
         return result
     order = jnp.append(jax.random.permutation(key, n), n)
-    return Partition(order[result.train], order[result.test], True, result.ragged)
+    return Partition(order[result.train], order[result.test], True, result.ragged, n)
 
 
-def _padded(train: list[np.ndarray], test: list[np.ndarray], n: int, disjoint: bool) -> Partition:
-    def pad(blocks: list[np.ndarray]) -> np.ndarray:
-        longest = max(len(block) for block in blocks)
-        return np.stack([np.pad(block, (0, longest - len(block)), constant_values=n) for block in blocks])
+def _fitting(given: Partition, n: int) -> Partition:
+    if given.disjoint and given.rows != n:
+        raise ValueError(f"labels has {given.rows} entries; one for each of the {n} rows of X is needed.")
+    if given.rows > n:
+        raise ValueError(f"splits: row numbers go from {given.first} to {given.rows - 1}; X has rows 0 to {n - 1}.")
+    return given
 
-    ragged = len({len(block) for block in train}) > 1
-    return Partition(jnp.asarray(pad(train)), jnp.asarray(pad(test)), disjoint, ragged)
+
+def blocks(n: int, folds: int) -> Partition:
+    """Consecutive ones, the first n mod folds longer by a row; reckoned, since a list of n rows is no constant."""
+    least, more = divmod(n, folds)
+    fold = jnp.arange(folds)[:, None]
+    size, start = least + (fold < more).astype(fold.dtype), fold * least + jnp.minimum(fold, more)
+    held = jnp.arange(least + min(more, 1))[None, :]
+    test = jnp.where(held < size, start + held, n)
+    kept = jnp.arange(n - least)[None, :]
+    train = jnp.minimum(jnp.where(kept < start, kept, kept + size), n)
+    return Partition(train, test, True, more > 0, n)
+
+
+def labelled(labels: np.ndarray) -> Partition:
+    """A fold for each label, which is left out."""
+    n, where = labels.shape[0], np.unique(labels, return_inverse=True)[1].ravel()
+    held = [np.flatnonzero(where == label) for label in range(where.max(initial=-1) + 1)]
+    if len(held) < 2:
+        raise ValueError("labels name one group only; at least 2 folds are needed.")
+    return _padded([np.setdiff1d(np.arange(n), rows) for rows in held], held, n, True)
+
+
+def split(splits: list[tuple[np.ndarray, np.ndarray]]) -> Partition:
+    """Pairs of training and test rows."""
+    if not splits or any(not len(train) or not len(test) for train, test in splits):
+        raise ValueError("splits: every pair needs at least one training row and one test row.")
+    rows = np.concatenate([part for pair in splits for part in pair])
+    if rows.min() < 0:
+        raise ValueError(f"splits: row numbers go from {rows.min()} to {rows.max()}; the first row of X is 0.")
+    return _padded(
+        [train for train, _ in splits], [test for _, test in splits], int(rows.max()) + 1, False, int(rows.min())
+    )
+
+
+def _padded(train: list[np.ndarray], test: list[np.ndarray], n: int, disjoint: bool, first: int = 0) -> Partition:
+    nothing = np.iinfo(np.int32).max
+
+    def pad(folds: list[np.ndarray]) -> Array:
+        longest = max(len(rows) for rows in folds)
+        filled = [np.pad(rows, (0, longest - len(rows)), constant_values=nothing) for rows in folds]
+        return jnp.asarray(np.stack(filled), jnp.int32)
+
+    ragged = len({len(rows) for rows in train}) > 1
+    return Partition(pad(train), pad(test), disjoint, ragged, n, first)
 
 
 def take_rows(x: Array, rows: Int[Array, "*f p"]) -> Array:

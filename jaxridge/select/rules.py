@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.factored import Factored, Problem
-from jaxridge.core.numbers import matmul
+from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.types import Array, Float, Lam
-from jaxridge.select.partition import partition
+from jaxridge.select.partition import Partition, labelled, partition, split
 
 __all__ = [
     "evidence",
@@ -106,7 +106,10 @@ class MarginalLikelihood(eqx.Module):
         m, norm = problem.rows() - problem.free, factored.squared_norm(lam)
         # λ‖w‖² vanishes as λ grows without bound.
         misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, jnp.atleast_1d(lam) * jnp.where(norm == 0, 0.0, norm))
-        noise = misfit / m if self.noise is None else jnp.broadcast_to(self.noise.astype(misfit.dtype), misfit.shape)
+        if self.noise is None:
+            noise = misfit / m
+        else:
+            noise = poison(self.noise.astype(misfit.dtype), (self.noise >= 0) & ~jnp.isnan(misfit))
         return 0.5 * (m * jnp.log(2.0 * jnp.pi * noise) + misfit / noise + jnp.atleast_1d(factored.logdet(lam)))
 
 
@@ -157,15 +160,14 @@ class KFold(eqx.Module):
 
     folds: int = eqx.field(static=True)
     key: Array | None
-    labels: tuple[int, ...] | None = eqx.field(static=True)
-    splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] | None = eqx.field(static=True)
+    given: Partition | None
     loss: Loss = eqx.field(static=True)
 
     leverages: ClassVar[bool] = False
 
     def prepare(self, factored: Factored) -> "PreparedKFold":
         """Factor every fold's complement once, for all λ."""
-        rows = partition(factored.problem.y.shape[0], self.folds, self.key, self.labels, self.splits)
+        rows = partition(factored.problem.y.shape[0], self.folds, self.key, self.given)
         return PreparedKFold(factored.fold(rows), self.loss)
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
@@ -220,19 +222,18 @@ def kfold(
         raise ValueError(f"kfold was given {' and '.join(given)}; each fixes the folds, so pass one of them.")
     if not isinstance(folds, int | np.integer) or folds < 2:
         raise ValueError(f"folds is {folds!r}; at least 2 are needed.")
-    fixed_labels = None if labels is None else tuple(np.unique(np.asarray(labels), return_inverse=True)[1].tolist())
-    fixed_splits = None
+    of_rows = None if labels is None else labelled(np.asarray(labels))
     if splits is not None:
-        fixed_splits = tuple((_row_numbers(train), _row_numbers(test)) for train, test in splits)
-    return KFold(int(folds), as_key(key, optional=True), fixed_labels, fixed_splits, loss)
+        of_rows = split([(_row_numbers(train), _row_numbers(test)) for train, test in splits])
+    return KFold(int(folds), as_key(key, optional=True), of_rows, loss)
 
 
-def _row_numbers(rows: Any) -> tuple[int, ...]:
+def _row_numbers(rows: Any) -> np.ndarray:
     """One side of a split as whole numbers."""
     rows = np.asarray(rows)
     if rows.size and not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(f"splits holds rows of type {rows.dtype}; pass row numbers, np.flatnonzero(mask) for a mask.")
-    return tuple(rows.astype(int).tolist())
+    return rows.astype(int).ravel()
 
 
 class Holdout(eqx.Module):

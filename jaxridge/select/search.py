@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +13,7 @@ from jaxridge.core.checks import as_function
 from jaxridge.core.factored import Factored
 from jaxridge.core.implicit import frozen, map_with_rules
 from jaxridge.core.numbers import matmul
+from jaxridge.core.results import RESULTS, override
 from jaxridge.core.rows import map_rows
 from jaxridge.core.types import Array, Bool, Float, Int
 from jaxridge.linalg import secular
@@ -157,15 +159,10 @@ def refine(
 
     still = rule.still() if hasattr(rule, "still") else rule
     fixed = frozen(factored)
-
-    def slope_and_curvature(x: Array) -> tuple[Array, Array]:
-        return jax.jvp(lambda x: slope(still, fixed, x), (x,), (jnp.ones_like(x),))
-
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
-    # Both ends by one program: every copy of the rule and its derivatives is compiled.
-    at_low, at_high = jax.lax.map(lambda x: slope(still, fixed, x), jnp.stack([low, high]))
+    # Every copy of the rule and its derivatives is compiled: slopes alone, and the ends in the same loop.
+    root, at_low, at_high = secular.from_values(lambda x: slope(still, fixed, x), low, high)
     found = inner & (at_low < 0) & (at_high > 0)
-    root = secular.find_root(slope_and_curvature, low, high, jnp.sign(at_low))
     x = implicit.root(lambda x: jnp.where(found, slope(rule, factored, x), x), root)
     return jnp.where(found, jnp.exp(x), lam)
 
@@ -196,16 +193,21 @@ def search(
         raise ValueError("refine needs the factor of a dense solver; pass a finer grid of lams instead.")
     bound = bind(rule, factored)
     pick = as_function("pick", pick, "select.lowest or select.one_standard_error")
-    scores, spread = evaluate(bound, factored, lams, memory)
+    # Scores come back beside the model, whose derivatives go further than theirs.
+    scores, spread = evaluate(bound, factored.by_product(), lams, memory)
     share = None if per_target else share_of(scores)
     index, lam, at_edge = choose(pick, lams, scores, spread, share)
+    solved = jax.vmap(factored.resolved)(lams)
+    # A rule that has no number at all chooses nothing; that no λ was solved is not its fault.
+    known = jnp.any(~jnp.isnan(scores) | ~solved, axis=0)
+    lam = jnp.where(known if per_target else jnp.any(known), lam, jnp.nan)
     root = getattr(rule, "root", None)
     if root is not None:
         # A root may lie anywhere; where there is none λ is 0 or infinite.
         lam, at_edge = root(factored.problem, factored, share), jnp.zeros_like(at_edge)
     elif refined:
         lam = refine(bound, factored, lams, lam, share)
-    beside = _beside_unresolved(factored, lams, lam)
+    beside = _beside_unresolved(solved, lams, lam)
     if factored.problem.single:
         scores, spread = scores[:, 0], None if spread is None else spread[:, 0]
         if per_target:
@@ -213,9 +215,15 @@ def search(
     return Found(lam, lams, scores, spread, index, at_edge, beside)
 
 
-def _beside_unresolved(factored: Factored, lams: Float[Array, "k *t"], lam: Array) -> Bool[Array, "*t"]:
+def with_code(found: Found, fit: Any) -> Any:
+    """The model at the λ that was found, with a code of its own where none was."""
+    none = jnp.broadcast_to(jnp.isnan(found.lam), fit.result._value.shape)
+    result = override(RESULTS.no_score, none & (fit.result == RESULTS.invalid_lam), fit.result)
+    return eqx.tree_at(lambda fit: fit.result, fit, result)
+
+
+def _beside_unresolved(solved: Bool[Array, "k t"], lams: Float[Array, "k *t"], lam: Array) -> Bool[Array, "*t"]:
     """Whether the nearest grid point below λ was not solved; for the λ of all targets, by any of them."""
-    solved = jax.vmap(factored.resolved)(lams)
     if lam.ndim == 0:
         solved = jnp.all(solved, axis=1, keepdims=True)
     columns = lams if lams.ndim == 2 else jnp.broadcast_to(lams[:, None], solved.shape)

@@ -1,5 +1,6 @@
 """The choice of λ: scores, their spread, what is picked and its refinement, against refits that share no code."""
 
+import importlib
 from functools import partial
 
 import jax
@@ -65,7 +66,7 @@ def mallows(design, spectrum, lam):
 
 def by_key(n):
     """The folds of ``kfold(3, key=KEY)``: nothing else tells how it shuffles."""
-    tests = [np.asarray(test)[np.asarray(test) < n] for test in partition(n, 3, KEY, None, None).test]
+    tests = [np.asarray(test)[np.asarray(test) < n] for test in partition(n, 3, KEY, None).test]
     return [(np.setdiff1d(np.arange(n), test), test) for test in tests]
 
 
@@ -460,3 +461,25 @@ def test_a_message_says_first_what_went_wrong():
     broken[3, 1] = np.nan
     assert "NaN" in jxr.ridge_cv(broken, A[:, 0], LAMS).message()
     assert "widen" not in jxr.ridge_cv(broken, A[:, 0], LAMS).message()
+
+
+@pytest.mark.parametrize(
+    "rule", [select.predictive_risk(np.nan), select.predictive_risk(-1.0), select.marginal_likelihood(-1.0)]
+)
+def test_a_rule_without_a_number_chooses_nothing(rule):
+    """NaN with a code of its own; it was the least λ, and "solved"."""
+    X, y = np.eye(5)[:, :2] + 0.1, np.arange(5.0)
+    for verb in (jxr.ridge_cv, jxr.tikhonov_cv):
+        choice = verb(X, y, np.array([0.1, 1.0, 10.0]), rule=rule)
+        assert jnp.isnan(choice.lam)
+        assert choice.fit.result == jxr.RESULTS.no_score
+
+
+def test_labels_are_no_part_of_the_program():
+    X, y = np.random.default_rng(3).standard_normal((12, 2)), np.arange(12.0)
+    ridge_module = importlib.import_module("jaxridge.linear.ridge")
+    score = lambda labels: jxr.ridge_cv(X, y, [1.0], rule=select.kfold(labels=labels)).scores  # noqa: E731
+    one = score([0, 1, 2] * 4)
+    before = ridge_module._ridge_cv._cached._cache_size()
+    assert not np.allclose(one, score(np.repeat([0, 1, 2], 4)))
+    assert ridge_module._ridge_cv._cached._cache_size() == before
