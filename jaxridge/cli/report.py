@@ -20,7 +20,7 @@ ROWS, COEFFICIENTS, TARGETS = 17, 30, 8  # lines and columns of tables without -
 def check_usable(found: Sweep, problem: Roles) -> None:
     """Refuse a sweep without any answer: what was computed is not finite, or lost its scale."""
     path, chosen, dtype = found.path, found.chosen, problem.X.dtype
-    if not np.isfinite(path.lams).all() or not np.isfinite(chosen.fit.coef).all():
+    if np.isnan(path.lams).any() or not np.isfinite(chosen.fit.coef).all():
         raise BadInput(f"The fit leaves the range of {dtype}; bring the columns nearer to 1, or use --dtype float64.")
     for name, y, scores in zip(problem.targets, problem.y.T, np.asarray(chosen.scores).T, strict=True):
         if np.isnan(scores).all() and problem.weights is not None:
@@ -84,6 +84,9 @@ def edge_warnings(found: Sweep, targets: np.ndarray, default_grid: bool) -> list
     return [f"λ*{names[end]} is {what}" for end, what in meanings.items() if (lam == end).any()]
 
 
+LAMS_BY_NAME = {0.0: "0", np.inf: "∞"}
+
+
 def show(found: Sweep, problem: Roles, full: bool) -> None:
     """Print the grid, the choice and the coefficients."""
     # Wide enough for every table, so that none is cut on a narrow terminal, or without one.
@@ -121,7 +124,13 @@ def show_grid(console: rich.console.Console, found: Sweep, problem: Roles, full:
     for i in shown:
         cells = (short(x[i]) for x in rmse.values())
         style = "bold" if "λ*" in marks.get(i, "") else None
-        grid.add_row(f"{path.lams[i]:.3e}", f"{path.dof[i]:.2f}", *cells, marks.get(i, ""), style=style)
+        grid.add_row(
+            LAMS_BY_NAME.get(float(path.lams[i]), f"{path.lams[i]:.3e}"),
+            f"{path.dof[i]:.2f}",
+            *cells,
+            marks.get(i, ""),
+            style=style,
+        )
     console.print(grid)
     if len(shown) < len(order):
         console.print(f"{len(shown)} of {len(order)} λ; --full prints all", style="dim")

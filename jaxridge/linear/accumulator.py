@@ -142,8 +142,8 @@ def finish(rows: Rows, penalty: Array | None = None) -> Spectrum:
     """The spectrum of all rows, without leverages; ``penalty`` (d,) as for `jaxridge.ridge`.
 
     Its coefficients are those of the features and then the intercept; ``spectrum.problem.split`` takes them apart.
-    Equals ``from_design`` of the rows. Derivatives in rows go through `update`; where the features are linearly
-    dependent they are NaN. `coefficients` has no such limit.
+    Equals ``from_design`` of the rows. Derivatives in rows go through `update`, and for the features need columns that
+    are linearly independent (with a Gram matrix they are NaN else); `coefficients` has no such limit.
     """
     d, first = rows.shift.shape[0] - rows.targets, int(rows.intercept)
     R, rss = _triangle(rows)
@@ -155,5 +155,7 @@ def finish(rows: Rows, penalty: Array | None = None) -> Spectrum:
     terms = Terms(rows.intercept, False, (), False)
     problem = Design(X=X, Z=R[:, :first], y=y, weights=None, penalty=penalty, terms=terms, beyond=beyond)
     spectrum = from_design(problem).without_rows()
-    live = jax.tree.map(lambda x: poison_tangent(x, spectrum.factor.rank >= d), problem)
-    return eqx.tree_at(lambda s: s.problem, spectrum, live)
+    if not rows.gram:
+        return spectrum
+    live = poison_tangent(problem.X, spectrum.factor.rank >= d)
+    return eqx.tree_at(lambda s: s.problem.X, spectrum, live)

@@ -274,11 +274,15 @@ UNRELATED = np.cos(np.arange(N)) - X @ np.linalg.lstsq(X, np.cos(np.arange(N)))[
 WARNINGS = {
     "edge": ((X, Y[:, 0]), ("--lams", "1e5:1e6:100"), "edge of the grid"),
     "constant": ((np.column_stack([X[:, :2], np.ones(N)]), Y[:, 0]), (), "coefficient is 0: 'x3'"),
-    "rank": ((np.column_stack([X[:, :2], X[:, 0] - X[:, 1]]), Y[:, 0]), (), "3 columns have numerical rank 2"),
+    "rank": (
+        (np.column_stack([X[:, :2], X[:, 0] - X[:, 1]]), Y[:, 0]),
+        (),
+        "3 columns have rank 2 to the precision of float64",
+    ),
     "few rows": ((X, Y[:, 0], np.arange(N) < 3), (*PLAIN, "--lams", GRID), "3 rows for 3 columns"),
     "not solved": ((np.column_stack([X[:, :2], X[:, 0]]), Y[:, 0]), ("--lams", TINY), "at 2 of 100 λ"),
     "flat target": ((X, np.ones(N)), (), "constant target: 'y'"),
-    "useless columns": ((X, UNRELATED), (), "largest λ that matters here"),
+    "useless columns": ((X, UNRELATED), (), "λ* is infinite: leaving all columns out"),
     "idle option": ((X, Y[:, 0]), ("--folds", "3"), "--folds and --seed have no part"),
 }
 

@@ -385,7 +385,7 @@ MISUSE = {
     "another model's columns": (lambda: jxr.ridge(X, Y, 1.0).predict(X[:, :2]), "X has 2 columns.*fitted on 4"),
     "sparse of JAX": (lambda: jxr.ridge(sparse.BCOO.fromdense(jnp.asarray(X)), Y, 1.0), "X is sparse.*todense"),
     "sparse of SciPy": (lambda: jxr.ridge(scipy.sparse.csr_array(X), Y, 1.0), "X is sparse.*todense"),
-    "complex": (lambda: jxr.ridge(X * 1j, Y, 1.0), "X is complex.*real and imaginary"),
+    "complex": (lambda: jxr.ridge(X * 1j, Y, 1.0), r"X is complex.*\[\[Re, -Im\], \[Im, Re\]\]"),
     "complex lam": (lambda: jxr.ridge(X, Y, 1.0j), "lam is complex"),
     "half precision": (lambda: jxr.ridge(X.astype("float16"), Y, 1.0), "X is float16.*float32"),
     "bfloat16": (lambda: jxr.ridge(jnp.asarray(X, jnp.bfloat16), Y, 1.0), "X is bfloat16.*float32"),

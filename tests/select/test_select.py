@@ -269,21 +269,23 @@ def test_edges(name):
 
 @partial(jax.jit, static_argnums=1)
 def grid_of(data, terms):
-    return from_design(design_of(data, terms)).default_grid(7)
+    return from_design(design_of(data, terms)).default_grid(9)
 
 
 @pytest.mark.parametrize("case", ["weights, penalty, an unpenalised column", "no intercept", "wide"])
 def test_grid_spans_all_filter_factors(case):
-    """Ascending, even in log λ; each f from just above 0.99 to just below 0.01, by eigenvalues of the hat matrix."""
+    """0, ∞ and between them even in log λ; each f from above 0.99 to below 0.01, by eigenvalues of the hat matrix."""
     X, y, options = CASES[case]
-    made = np.asarray(grid_of(*checked(X, y, **options)))
+    whole = np.asarray(grid_of(*checked(X, y, **options)))
+    made = whole[1:-1]
+    assert whole[[0, -1]].tolist() == [0.0, np.inf]
     np.testing.assert_allclose(np.diff(np.log(made)), np.log(made[6] / made[0]) / 6, rtol=1e-11)
     free = options.get("intercept", True) + len(options.get("unpenalized", ()))
     directions = min(X.shape[0], X.shape[1] + options.get("intercept", True))
     low, high = (np.sort(np.linalg.eigvals(oracles.hat(X, lam, **options)).real)[::-1] for lam in (made[0], made[-1]))
     assert 0.99 < low[directions - 1] < 0.991
     assert 0.009 < high[free] < 0.01
-    np.testing.assert_allclose(grid_of(*checked(1e3 * X, y, **options)), 1e6 * made, rtol=1e-11)
+    np.testing.assert_allclose(grid_of(*checked(1e3 * X, y, **options)), 1e6 * whole, rtol=1e-11)
 
 
 # Refinement.
