@@ -62,29 +62,35 @@ def from_values(fn: Callable[[Array], Array], low: Array, high: Array) -> tuple[
     """
     eps = jnp.finfo(low.dtype).eps
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
-        return (state[0] < _MAX_STEPS) & ~jnp.all(state[-1])
+    def unfinished(state: tuple[Array, Array]) -> Array:
+        step, rows = state
+        return (step < _MAX_STEPS) & ~jnp.all(rows[-1] > 0)
 
-    def advance(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        step, x, a, b, at_a, at_b, ends, side, done = state
+    def advance(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        step, rows = state
+        x, a, b, at_a, at_b, at_low, at_high, side, done = rows
         value = fn(x)
         first, second = step == 0, step == 1
-        ends = jnp.where(jnp.stack([first, second]).reshape(2, *(1,) * value.ndim), value, ends)
-        left = ~second & (first | (jnp.sign(value) == jnp.sign(at_a)))
+        inner = ~first & ~second
+        left = first | (inner & (jnp.sign(value) == jnp.sign(at_a)))
         # The same end again: the other one counts half.
-        again = jnp.where((step > 2) & (side == left), 0.5, 1.0).astype(value.dtype)
-        a, at_a = jnp.where(left, x, a), jnp.where(left, value, at_a * again)
-        b, at_b = jnp.where(left, b, x), jnp.where(left, at_b * jnp.where(first, 1.0, again), value)
-        middle, rise = a + 0.5 * (b - a), at_b - at_a
+        share = jnp.where((step > 2) & ((side > 0) == left), 0.5, 1.0).astype(value.dtype)
+        a, at_a = jnp.where(left, x, a), jnp.where(left, value, at_a * share)
+        b, at_b = jnp.where(left, b, x), jnp.where(left, at_b * share, value)
+        rise = at_b - at_a
         secant = b - at_b * (b - a) / jnp.where(rise == 0, jnp.inf, rise)
         usable = (secant > a) & (secant < b) & (step % 3 != 1)
-        following = jnp.where(first, high, jnp.where(usable, secant, middle))
+        following = jnp.where(first, high, jnp.where(usable, secant, a + 0.5 * (b - a)))
         size = 2 * eps * jnp.maximum(jnp.abs(x), 1.0)
-        finished = ~first & ~second & ((value == 0) | (b - a <= 2 * size) | (usable & (jnp.abs(following - x) <= size)))
-        x = jnp.where(done | (~first & ~second & (value == 0)), x, following)
-        return step + 1, x, a, b, at_a, at_b, ends, left, done | finished
+        exact = inner & (value == 0)
+        near = inner & ((b - a <= 2 * size) | (usable & (jnp.abs(following - x) <= size)))
+        following = jnp.where((done > 0) | exact, x, following)
+        at_low, at_high = jnp.where(first, value, at_low), jnp.where(second, value, at_high)
+        done = jnp.where(exact | near, 1.0, done)
+        return step + 1, jnp.stack([following, a, b, at_a, at_b, at_low, at_high, left.astype(x.dtype), done])
 
-    nothing, no = jnp.zeros_like(low), jnp.zeros(low.shape, bool)
-    start = (jnp.zeros((), jnp.int32), low, low, high, nothing, nothing, jnp.stack([nothing, nothing]), no, no)
-    found = jax.lax.while_loop(unfinished, advance, start)
-    return found[1], found[6][0], found[6][1]
+    # In one array, which is one operation a step to compile.
+    nothing = jnp.zeros_like(low)
+    rows = jnp.stack([low, low, high, *[nothing] * 6])
+    rows = jax.lax.while_loop(unfinished, advance, (jnp.zeros((), jnp.int32), rows))[1]
+    return rows[0], rows[5], rows[6]

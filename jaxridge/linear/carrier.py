@@ -33,9 +33,10 @@ def damping_of(factor: Factor, lam: Array, beta: Array | None = None) -> Float[A
 
 
 def complement(factor: Factor, damping: Array) -> Array:
-    """1 − f = 1/(1 + s²/λ'β); 1 for a penalised direction that the data do not see, also at λ = 0."""
-    ratio = jnp.where(damping == 0, jnp.inf, jnp.square(factor.s)[:, None] / jnp.where(damping == 0, 1.0, damping))
-    return jnp.where((factor.s == 0)[:, None], 1.0, 1.0 / (1.0 + ratio))
+    """1 − f = λ'β/(s²+λ'β); 1 for a penalised direction that the data do not see, also at λ = 0."""
+    squares, whole = jnp.square(factor.s)[:, None], jnp.isinf(damping)
+    damping = jnp.where(whole, 1.0, damping)
+    return jnp.where((factor.s == 0)[:, None] | whole, 1.0, safe_divide(damping, squares + damping))
 
 
 def weighed(factor: Factor, x: Float[Array, "n t"], *, divide: bool = False) -> Float[Array, "n t"]:

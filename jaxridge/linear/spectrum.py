@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxridge.core import plan
 from jaxridge.core.factored import Solver
-from jaxridge.core.implicit import derived
+from jaxridge.core.implicit import derived, derived_columns
 from jaxridge.core.numbers import exponent, log2, matmul, poison, power_of_two, safe_divide, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam
@@ -145,7 +145,20 @@ class Spectrum(LinearFactored):
         inside, beyond = jnp.sum(self.problem.weigh(jnp.square(r)), axis=0), self.problem.beyond
         return inside if beyond is None else inside + beyond.rss
 
-    rss = derived(_rss, _rss_live)
+    # In λ, as a rule is searched, these are sums over directions.
+    rss = derived_columns(_rss, _rss_live)
+
+    def _squared_norm(self, lam: Lam) -> Float[Array, " t"]:
+        """Σ (s z/(s²+λ'))² over the penalised directions, in the user's units."""
+        factor = self.factor
+        s, penalised = factor.s[:, None], factor.mask[:, None] > 0
+        damped = safe_divide(s * factor.z, jnp.square(s) + damping_of(factor, _checked(lam)))
+        return jnp.sum(jnp.square(jnp.where(penalised, damped, 0.0) * factor.scale * factor.y_scale[None, :]), axis=0)
+
+    def _squared_norm_live(self, lam: Lam) -> Float[Array, " t"]:
+        return self.penalty_of(self._solution(lam)[1])
+
+    squared_norm = derived_columns(_squared_norm, _squared_norm_live)
 
     def penalised(self, lam: Lam) -> Float[Array, "d t"]:
         """√pⱼ wⱼ, of which `norm` is the norm."""
@@ -260,7 +273,7 @@ class Spectrum(LinearFactored):
         r, _ = self._solution(lam)
         return r / jnp.broadcast_to(self.one_minus_leverage(lam), r.shape)
 
-    loo_residual = derived(_loo_residual, _loo_residual_live)
+    loo_residual = derived_columns(_loo_residual, _loo_residual_live)
 
     def result(self, lam: Lam) -> Any:
         """A `RESULTS` item for each target: whether this λ was solved, and if not, why."""
