@@ -418,7 +418,7 @@ def inverse_wing():
     )
     add("tsvd", "inverse.tsvd", lambda b: read(inverse.tsvd(BLUR, b, [2, 4, 6]), fit), {"b": NOISY})
     of = lambda A, lam: inverse.filter_factors(A, lam)  # noqa: E731
-    add("filter_factors", "inverse.filter_factors", of, {"A": BLUR, "lam": np.array(0.1)})
+    add("filter_factors", "inverse.filter_factors", of, {"A": BLUR, "lam": np.array(0.1)}, refused=twice)
     of = lambda A, lam, weights: inverse.resolution(A, lam, weights=weights)  # noqa: E731
     add("resolution", "inverse.resolution", of, {"A": BLUR, "lam": np.array(0.1), "weights": W})
     of = lambda A, lam, noise, weights: inverse.covariance(A, lam, noise, weights=weights, L=free(A.dtype))  # noqa: E731

@@ -220,7 +220,9 @@ class Judge:
         )
 
     def scan(self):
-        close(self.scanned[0], self.in_loop(lambda moved: self.gradient(moved)[1]), self.row.same)
+        # A second derivative that is refused says nothing about the first.
+        got = jax.jit(jax.grad(self.in_scan))(self.moved()) if self.row.refused else self.scanned[0]
+        close(got, self.in_loop(lambda moved: self.gradient(moved)[1]), self.row.same)
 
     def scan_fwd_rev(self):
         close(self.scanned[1], self.in_loop(lambda moved: self.mixed(moved, self.along)[1]), self.row.same)
