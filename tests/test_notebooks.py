@@ -20,6 +20,7 @@ FIGURES = {
     "06_weight_decay": 2,
     "07_best_decay": 1,
     "08_synapse_that_forgets": 3,
+    "09_few_shot_heads": 1,
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = ("02_ridge_head", "03_curve_fitting")  # `make notebooks` runs them all
