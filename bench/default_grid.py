@@ -70,9 +70,8 @@ def main():
         excess = float(choice.scores[choice.index]) / score - 1
         worst, tried, edges = max(worst, excess), tried + 1, edges + bool(choice.message())
         said = f"  {choice.message()}" if choice.message() else ""
-        print(
-            f"{name[:44]:44s} {X.shape[0]:5d} {X.shape[1]:4d}  {float(choice.lam):9.2e}  {lam:9.2e}  {excess:7.1e}{said}"
-        )
+        chosen = f"{float(choice.lam):9.2e}  {lam:9.2e}  {excess:7.1e}"
+        print(f"{name[:44]:44s} {X.shape[0]:5d} {X.shape[1]:4d}  {chosen}{said}", flush=True)
     print(f"{tried} data sets, largest excess {worst:.2e}, {edges} messages")
 
 
