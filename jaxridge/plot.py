@@ -73,11 +73,12 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
         ax.plot(lams, coef[:, j], color=colour, linestyle=style, linewidth=1.8, zorder=3)
         _mark_ends(ax, axis, every[:, j], color=colour)
-        labels.append((coef[0, j], str(names[j]), colour))
+        start = next((index for index, _, name in axis.ends if name == "0"), axis.order[0])
+        labels.append((every[start, j], str(names[j]), colour))
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     _finish(ax, axis, lam)
     ax.set_ylabel("coefficient × column sd" if design.terms.standardize else "coefficient")
-    _name_starts(ax, lams, labels)
+    _name_starts(ax, axis, labels)
     if len(ranked) > LABELLED:
         note = f"the {LABELLED} largest of {len(ranked)} by name"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -429,7 +430,7 @@ def _finish(ax: "Axes", axis: _Axis, lam: Any = None) -> None:
         ax.axvline(axis.place(lam), color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
 
 
-def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, str]]) -> None:
+def _name_starts(ax: "Axes", axis: _Axis, labels: list[tuple[float, str, str]]) -> None:
     """A name to the left of the start of each curve, moved apart where names would overlap."""
     labels = sorted((label for label in labels if np.isfinite(label[0])), key=lambda label: label[0])
     if not labels:
@@ -438,7 +439,8 @@ def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, st
     # Room for the longest name: 0.6 em a letter, and the leader.
     letters = min(max(len(name) for _, name, _ in labels), LETTERS)
     room = min((0.6 * FONT * letters + LEADER + 6) / (72 * inches.width), 0.5)
-    low, high = np.log(lams[0]), np.log(lams[-1])
+    reach = [axis.lams[0], axis.lams[-1], *(place for _, place, _ in axis.ends)]
+    low, high = np.log(min(reach)), np.log(max(reach))
     margin = 0.02
     span = max(high - low, 1.0) / (1 - room - margin)
     ax.set_xlim(np.exp(high + margin * span - span), np.exp(high + margin * span))
@@ -451,7 +453,7 @@ def _name_starts(ax: "Axes", lams: np.ndarray, labels: list[tuple[float, str, st
         name = name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
         ax.annotate(
             name.replace("$", r"\$"),
-            (lams[0], y),
+            (min(reach), y),
             (-LEADER, place),
             textcoords=("offset points", "data"),
             ha="right",
