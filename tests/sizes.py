@@ -140,7 +140,7 @@ def solve(verb, X, y, weights, lams, options):
         rows = update(rows, jnp.asarray(X[part]), jnp.asarray(y[part]), *([] if weights is None else [weights[part]]))
     spectrum_of_rows = jax.jit(stream.finish)(rows)
     at = jax.jit(lambda factored, lam: (factored.problem.squeeze(factored.result(lam)), factored.coef(lam)))
-    found = [at(spectrum_of_rows, jnp.asarray(lam)) for lam in lams]
+    found = [at(spectrum_of_rows, jnp.asarray(lam, spectrum_of_rows.problem.X.dtype)) for lam in lams]
     return [(_code(result), np.asarray(coef).reshape(-1)[: X.shape[1]]) for result, coef in found]
 
 

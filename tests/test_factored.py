@@ -372,7 +372,7 @@ def judge(kind, case):
                 if name == "predict_at":
                     return factored.predict_at("X", new, at[None])[0]
                 if name == "fold":
-                    rows = select.partition(N, FOLDS, None, None, None)
+                    rows = select.partition(N, FOLDS, None, None)
                     return factored.fold(rows).losses(factored, at, jnp.square, False)
                 return getattr(factored, name)(at)
             return select.bind(rules(new, targets)[name], factored)(factored.problem, factored, at)

@@ -30,9 +30,9 @@ def of_rows(spread: Array, least: Array, longest: Array, residual: Array, norm: 
 
 
 def most(limit: Array, damping: Array) -> Array:
-    """max s/(s² + λ') over 0 ≤ s ≤ limit."""
+    """max s/(s² + λ') over 0 ≤ s ≤ limit, infinite for λ' = 0."""
     best = jnp.minimum(limit, jnp.sqrt(damping))
-    return safe_divide(best, jnp.square(best) + damping)
+    return jnp.where(damping == 0, jnp.inf, safe_divide(best, jnp.square(best) + damping))
 
 
 def of_tall_gram(largest: Array, least: Array, target: Array, norm: Array) -> Array:

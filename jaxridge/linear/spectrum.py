@@ -334,8 +334,9 @@ def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
         tall, wide = rounding.of_tall_gram, rounding.of_wide_gram
         size, of = (target, tall) if kind == "tall" else (jnp.linalg.norm(dual, axis=0), wide)
         growth, hidden = of(largest, least, size, norm), jnp.maximum(hidden, math.sqrt(unit) * largest)
-    lost = jnp.linalg.norm(rounding.most(hidden[:, None], damping) * doubt.cut, axis=0)
-    return unit * growth + safe_divide(lost, norm) > rounding.LOST
+    # At full rank what was cut off are rows without a weight.
+    lost = jnp.where(factor.full_rank | (doubt.cut == 0), 0.0, rounding.most(hidden[:, None], damping) * doubt.cut)
+    return unit * growth + safe_divide(jnp.linalg.norm(lost, axis=0), norm) > rounding.LOST
 
 
 class FromDesign(Solver):

@@ -47,7 +47,8 @@ def collect(
         (points, y, weights), present = batch
         return update(rows, features(points), y, jnp.where(present, weights, 0.0)), None
 
-    empty = init(shape.shape[1], y.shape[1], intercept=intercept, dtype=shape.dtype)
+    # In the dtype of the features: a model of them is in it too.
+    empty = init(shape.shape[1], y.shape[1], intercept=intercept, dtype=shape.dtype, gram=False)
     return jax.lax.scan(jax.checkpoint(add), empty, (split, present))[0]
 
 

@@ -32,7 +32,8 @@ class Discrepancy(eqx.Module):
 
     def target(self, problem: Problem) -> Float[Array, " t"]:
         """safety² · m · σ²."""
-        size = jnp.square(self.safety) * self.noise * problem.rows()
+        dtype = problem.y.dtype
+        size = jnp.square(self.safety.astype(dtype)) * self.noise.astype(dtype) * problem.rows()
         return jnp.broadcast_to(size.astype(problem.y.dtype), problem.y.shape[1:])
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
