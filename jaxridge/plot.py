@@ -94,7 +94,6 @@ def scores(
     label: str = "score",
     target: int | None = None,
     root: bool = False,
-    lam: Any = None,
     **line: Any,
 ) -> "Axes":
     """A rule's score against λ on a log axis, with a dot at the least and a band of one standard error.
@@ -104,7 +103,6 @@ def scores(
         label: the name of the rule, for a legend.
         target: which column of y; None is the mean over all of them, which has no band.
         root: draw square roots, which for a mean of squared errors is an RMSE in the units of y.
-        lam: a chosen λ to mark with a vertical line, or None.
         line: anything that ``Axes.plot`` takes, such as ``color``.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
@@ -138,7 +136,7 @@ def scores(
         )
         dot = {"color": curve.get_color(), "markersize": 6, "markeredgecolor": "white", "zorder": 4}
         ax.plot(at, shown(every)[least], "o", **dot)
-    _finish(ax, axis, lam)
+    _finish(ax, axis)
     ax.set_ylabel("RMSE" if root else "score")
     return ax
 
@@ -334,10 +332,11 @@ def figure(
                 line = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
                 # Bands of several rules would cover each other.
                 shown = choice if name == rule else dataclasses.replace(choice, spread=None)
-                scores(shown, middle, label=name, target=None if single else j, root=True, lam=lam, **line)
+                scores(shown, middle, label=name, target=None if single else j, root=True, **line)
             heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in middle.lines])
             if np.nanmax(heights, initial=0.0) > RANGE * np.nanmin(heights, initial=np.inf) > 0:
                 middle.set_yscale("log")
+            _finish(middle, _log_axis(chosen.lams, j), lam)
             middle.legend(loc="best")
             dof(model, bottom, lam=lam, target=j)
             for panel in (top, middle):
@@ -414,7 +413,8 @@ def _log_axis(lams: Any, target: int) -> _Axis:
 def _mark_ends(ax: "Axes", axis: _Axis, values: np.ndarray, **style: Any) -> None:
     """What a curve comes to at λ = 0 and infinity."""
     for index, place, _ in axis.ends:
-        ax.plot(place, values[index], **{"marker": "D", "markersize": 4, "linestyle": "none", "zorder": 3, **style})
+        if np.isfinite(values[index]):
+            ax.plot(place, values[index], **{"marker": "D", "markersize": 4, "linestyle": "none", "zorder": 3, **style})
 
 
 def _finish(ax: "Axes", axis: _Axis, lam: Any = None) -> None:
@@ -423,7 +423,8 @@ def _finish(ax: "Axes", axis: _Axis, lam: Any = None) -> None:
     ax.set_xlabel("λ (log scale)")
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    for _, place, name in axis.ends:
+    named = {text.get_text() for text in ax.texts}
+    for place, name in ((place, name) for _, place, name in axis.ends if name not in named):
         where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
         ax.annotate(name, (place, 0), (0, 4), ha="center", color="0.35", fontsize=FONT, **where)
     if lam is not None and np.isfinite(axis.place(lam)):

@@ -48,7 +48,7 @@ def test_path_draws_the_coefficients_of_one_target(standardize, weights):
     np.testing.assert_allclose(drawn, sorted(expected.T, key=tuple), rtol=1e-12)
     assert ax.get_ylabel() == ("coefficient × column sd" if standardize else "coefficient")
     assert ax.get_xscale() == "log"
-    assert sorted(text.get_text() for text in ax.texts) == [r"\$b\$", "_c", "a"]
+    assert sorted(text.get_text() for text in ax.texts) == ["0", r"\$b\$", "_c", "a"]
     assert marked(ax) == [1.0]
 
 
@@ -56,7 +56,7 @@ def test_names_stand_in_the_order_of_their_curves():
     model = two_targets()
     ax = plot.path(model, Figure().subplots(), names=NAMES)
     heights = {text.get_text().replace("\\", ""): text.xyann[1] for text in ax.texts}
-    first = dict(zip(NAMES, np.asarray(model.coef)[3, :, 0], strict=True))
+    first = dict(zip(NAMES, np.asarray(model.coef)[np.argmin(LAMS), :, 0], strict=True))
     assert sorted(NAMES, key=heights.get) == sorted(NAMES, key=first.get)
 
 
@@ -109,7 +109,7 @@ def test_dof_marks_the_chosen_lam():
     model = two_targets()
     ax = plot.dof(model, Figure().subplots(), lam=1.0)
     np.testing.assert_allclose(curves(ax)["0.25-"], np.asarray(model.dof)[ORDER], rtol=1e-12)
-    assert [text.get_text() for text in ax.texts] == [f"{float(model.dof[0]):.1f}"]
+    assert [text.get_text() for text in ax.texts] == ["0", f"{float(model.dof[0]):.1f}"]
     assert marked(ax) == [1.0]
 
 
