@@ -151,8 +151,8 @@ def _code(item):
     return next(name for name in jxr.RESULTS._name_to_item if np.all(item == getattr(jxr.RESULTS, name)))
 
 
-def judge(verb, cell):
-    """(kind, figure, error, detail) at every λ of a cell."""
+def judge(cell, verbs):
+    """(verb, kind, figure, error, detail) of every verb at every λ of a cell."""
     X, y, weights, lams = problem(cell)
     options = {}
     if cell.variant == "no intercept":
@@ -160,17 +160,21 @@ def judge(verb, cell):
     if cell.variant == "standardize":
         options["standardize"] = True
     exact = Reference(X, y, weights, cell.variant != "no intercept", cell.variant == "standardize")
+    answers = [(lam, *exact.at(lam)) for lam in lams]
     eps, verdicts = float(np.finfo(cell.dtype).eps), []
-    for lam, (code, coef) in zip(lams, solve(verb, X, y, weights, lams, options), strict=True):
-        w, residual = exact.at(lam)
-        norm = float(np.linalg.norm(w.astype(float)))
-        error = float(np.linalg.norm((coef / exact.unit - w).astype(float))) / norm
-        figure = error / exact.bound(lam, w, residual, verb, eps)
-        if code == "successful":
-            kind = "solved" if figure <= THRESHOLD and error <= 0.1 else "wrong"
-        else:
-            kind = "needless" if error < 0.01 else "flagged"
-        verdicts.append((kind, figure, error, f"lam {lam:.0e} {code} error {error:.1e} figure {figure:.1e}"))
+    for verb in verbs:
+        if not applies(verb, cell):
+            continue
+        found = solve(verb, X, y, weights, lams, options)
+        for (lam, w, residual), (code, coef) in zip(answers, found, strict=True):
+            error = float(np.linalg.norm((coef / exact.unit - w).astype(float)) / np.linalg.norm(w.astype(float)))
+            figure = error / exact.bound(lam, w, residual, verb, eps)
+            if code == "successful":
+                kind = "solved" if figure <= THRESHOLD and error <= 0.1 else "wrong"
+            else:
+                kind = "needless" if error < 0.01 else "flagged"
+            detail = f"lam {lam:.0e} {code} error {error:.1e} figure {figure:.1e}"
+            verdicts.append((verb, kind, figure, error, detail))
     return verdicts
 
 
@@ -188,24 +192,22 @@ def cells(dtype, rows=ROWS):
 
 
 def table(dtype, rows=ROWS, verbs=VERBS, show=print):
-    """Judge everything and print a line for each verb and number of rows."""
+    """Judge everything and print a line for each number of rows and verb."""
     failures = []
-    for verb, n in itertools.product(verbs, rows):
-        found = []
-        for cell in cells(dtype, (n,)):
-            if applies(verb, cell):
-                for verdict in judge(verb, cell):
-                    found.append(verdict)
-                    if verdict[0] in ("wrong", "needless"):
-                        failures.append((verb, str(cell), *verdict))
-        kinds = [kind for kind, *_ in found]
-        useful = sum(error < 0.01 for _, _, error, _ in found)
-        figures = [figure for kind, figure, *_ in found if kind in ("solved", "wrong")]
-        show(
-            f"{dtype} {verb:13s} n={n:<8d} {len(found):4d} tried, {kinds.count('wrong'):3d} silently wrong, "
-            f"{kinds.count('flagged'):3d} flagged, {kinds.count('needless'):3d} of {useful} useful ones flagged, "
-            f"worst figure {max(figures, default=0):.2g}"
-        )
+    for n in rows:
+        judged = [(cell, *verdict) for cell in cells(dtype, (n,)) for verdict in judge(cell, verbs)]
+        failures += [(str(cell), *rest) for cell, *rest in judged if rest[1] in ("wrong", "needless")]
+        for verb in verbs:
+            found = [(kind, figure, error) for _, name, kind, figure, error, _ in judged if name == verb]
+            kinds = [kind for kind, _, _ in found]
+            useful = sum(error < 0.01 for _, _, error in found)
+            figures = [figure for kind, figure, _ in found if kind in ("solved", "wrong")]
+            show(
+                f"{dtype} n={n:<8d} {verb:13s} {len(found):4d} tried, {kinds.count('wrong'):3d} silently wrong, "
+                f"{kinds.count('flagged'):3d} flagged, {kinds.count('needless'):3d} of {useful} useful ones flagged, "
+                f"worst figure {max(figures, default=0):.2g}",
+                flush=True,
+            )
     return failures
 
 

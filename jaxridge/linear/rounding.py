@@ -1,8 +1,8 @@
 """How far rounding may move the coefficients: what each factorisation states, and the one check behind `unresolved`.
 
 A factorisation solves a problem near the one that was given exactly. For QR and SVD it is X̂ + E, where rounding
-strikes every row by itself: row i of the triangle R by u ρᵢ, ρᵢ² = ‖Rᵢ‖² + ‖x̂‖∞², with ‖x̂‖∞ the length of the longest
-row of X̂, so that ‖Eᵀr‖ ≤ u ‖x̂‖∞ ‖r‖. For a Gram matrix G it is G + E with ‖E‖ ≤ u s₁². What the coefficients may
+strikes every row by itself: row i of the triangle R by u ρᵢ, ρᵢ² = ‖Rᵢ‖² + ‖x̂‖∞², with ‖x̂‖∞ = (Σⱼ maxᵢ x̂ᵢⱼ²)^½,
+no less than the longest row of X̂, so that ‖Eᵀr‖ ≤ u ‖x̂‖∞ ‖r‖. For a Gram matrix G it is G + E with ‖E‖ ≤ u s₁². What the coefficients may
 change follows to first order (Björck 1996, Numerical Methods for Least Squares Problems, section 1.4). With gⱼ =
 sⱼ/(sⱼ² + λ'), R = W diag(s) Vᵀ, ρ̃ⱼ² = Σᵢ ρᵢ² wᵢⱼ² and μ = s_r² + λ', s_r the smallest singular value that was kept,
 

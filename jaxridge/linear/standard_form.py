@@ -37,6 +37,7 @@ class StandardForm(eqx.Module):
 
     X: Float[Array, "p d"]  # p = n − q
     y: Float[Array, "p t"]
+    longest: Scalar  # (Σⱼ maxᵢ x̂ᵢⱼ²)^½: no row of X̂ is longer
     root_weights: Float[Array, " n"] | None
     reflectors: tuple[tuple[Float[Array, " _"], Int[Array, ""] | None], ...]  # each with its pivot row
     free_y: Float[Array, "q t"]  # coordinates of √ω y along the unpenalised columns
@@ -58,9 +59,9 @@ class StandardForm(eqx.Module):
         """The orthonormal basis of √ω Z: where the reflections came from."""
         basis = jnp.zeros((self.X.shape[0], 0), self.X.dtype)
         for v, pivot in reversed(self.reflectors):
-            first = jnp.zeros((v.shape[0], 1), v.dtype).at[0].set(1.0)
-            below = jnp.concatenate([jnp.zeros((1, basis.shape[1]), v.dtype), basis])
-            basis = _swap(reflect(v, jnp.concatenate([first, below], axis=1)), pivot)
+            first = (-v[0] * v).at[0].add(1.0)[:, None]
+            below = reflect(v, jnp.concatenate([jnp.zeros((1, basis.shape[1]), v.dtype), basis]))
+            basis = _swap(jnp.concatenate([first, below], axis=1), pivot)
         return basis
 
 
@@ -204,6 +205,7 @@ def standard_form(design: Design) -> StandardForm:
     return StandardForm(
         X=reduced.X * poison(shrink, checks.good())[None, :],
         y=jnp.where(checks.finite_y[None, :], reduced.y, jnp.nan),
+        longest=jnp.linalg.norm(rest * shrink),
         root_weights=None if weights is None else jnp.sqrt(weights),
         reflectors=reduced.reflectors,
         free_y=jnp.where(checks.finite_y[None, :], reduced.y_coef, jnp.nan),

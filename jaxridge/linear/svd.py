@@ -17,7 +17,7 @@ class Doubt(eqx.Module):
     """What rounding may have done; `jaxridge.linear.rounding` has the letters."""
 
     kind: str = eqx.field(static=True)  # "rows", "tall" or "wide", the last two of a Gram matrix
-    longest: Scalar  # ‖x̂‖∞
+    longest: Scalar  # no row of X̂ is longer
     rows: Float[Array, " r"]  # (Σᵢ ‖Rᵢ‖² wᵢⱼ²)^½
     below: Float[Array, " r"]  # singular values as they were before the cut, or what rounding hides of a Gram matrix
     cut: Float[Array, "r t"]  # and the part of y along it
@@ -93,12 +93,12 @@ def svd(form: StandardForm) -> Factor:
         # Qᵀy before Wᵀ, so that a path without leverages never forms Q W.
         Qy = inner(Q, y)
         z = matmul(W.T, Qy)
-        s, doubt = _cut_rows(X, R, W, s, z)
+        s, doubt = _cut_rows(form, R, W, s, z)
         return _assemble(form, matmul(Q, W), s, Vt.T, None, z, y - matmul(Q, Qy), doubt)
     Q, R = jnp.linalg.qr(X.T)
     U, s, Wt = jnp.linalg.svd(R.T, full_matrices=False)
     z = inner(U, y)
-    s, doubt = _cut_rows(X, R.T, U, s, z)
+    s, doubt = _cut_rows(form, R.T, U, s, z)
     return _assemble(form, U, s, Wt.T, Q, z, jnp.zeros_like(y), doubt)
 
 
@@ -124,17 +124,16 @@ def gram(form: StandardForm) -> Factor:
 
 
 def _cut_rows(
-    X: Float[Array, "p d"],
+    form: StandardForm,
     R: Float[Array, "a m"],
     W: Float[Array, "a r"],
     s: Float[Array, " r"],
     z: Float[Array, "r t"],
 ) -> tuple[Float[Array, " r"], Doubt]:
     """Singular values above the cut-off, and what rounding leaves in doubt, for X̂ = Q R and R = W diag(s) Vᵀ."""
-    longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(X), axis=1), initial=0.0))
     rows = jnp.sqrt(matmul(jnp.sum(jnp.square(R), axis=1), jnp.square(W)))
-    cut = s <= cutoff(s, X.shape)
-    doubt = Doubt("rows", longest, rows, s, jnp.where(cut[:, None], z, 0.0))
+    cut = s <= cutoff(s, form.X.shape)
+    doubt = Doubt("rows", form.longest, rows, s, jnp.where(cut[:, None], z, 0.0))
     return jnp.where(cut, 0.0, s), doubt
 
 
