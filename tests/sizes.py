@@ -6,6 +6,7 @@ where the name says so). One threshold judges all. A cell is *wrong* when the co
 passes the threshold or a tenth of the answer is lost, *needless* when the answer has two digits and is flagged.
 """
 
+import functools
 import itertools
 import os
 import sys
@@ -116,7 +117,6 @@ class Reference:
 
 def solve(verb, X, y, weights, lams, options):
     """(code, coefficients (d,)) at every λ, by one verb."""
-    import jax
     import jax.numpy as jnp
 
     import jaxridge as jxr
@@ -134,14 +134,24 @@ def solve(verb, X, y, weights, lams, options):
         found = [jxr.ridge(X, y, lam, solver=getattr(spectrum, verb), **options) for lam in lams]
         return [(_code(fit.result), np.asarray(fit.coef)) for fit in found]
     rows = stream.init(X.shape[1], 1, intercept=options.get("intercept", True), dtype=X.dtype)
-    update, block = jax.jit(stream.update), min(8192, len(y))
+    (update, finish, at), block = _of_stream(), min(8192, len(y))
     for start in range(0, len(y), block):
         part = slice(start, start + block)
         rows = update(rows, jnp.asarray(X[part]), jnp.asarray(y[part]), *([] if weights is None else [weights[part]]))
-    spectrum_of_rows = jax.jit(stream.finish)(rows)
-    at = jax.jit(lambda factored, lam: (factored.problem.squeeze(factored.result(lam)), factored.coef(lam)))
+    spectrum_of_rows = finish(rows)
     found = [at(spectrum_of_rows, jnp.asarray(lam, spectrum_of_rows.problem.X.dtype)) for lam in lams]
     return [(_code(result), np.asarray(coef).reshape(-1)[: X.shape[1]]) for result, coef in found]
+
+
+@functools.cache
+def _of_stream():
+    """What a stream needs, compiled once for each shape."""
+    import jax
+
+    from jaxridge import stream
+
+    at = jax.jit(lambda factored, lam: (factored.problem.squeeze(factored.result(lam)), factored.coef(lam)))
+    return jax.jit(stream.update), jax.jit(stream.finish), at
 
 
 def _code(item):

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from jaxridge.core.types import Array, Bool, Float, Scalar
 
-
 BROAD = 8  # columns from which a product of matrices is summed in blocks
 
 

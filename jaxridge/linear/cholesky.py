@@ -12,7 +12,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import derived
-from jaxridge.core.numbers import inner, matmul, poison
+from jaxridge.core.numbers import inner, matmul, poison, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam, Scalar
 from jaxridge.linear import rounding
@@ -38,7 +38,7 @@ class Cholesky(LinearFactored):
     def _eigenvalues(self) -> Float[Array, " m"]:
         """Of the Gram matrix, largest first; 0 where they are rounding."""
         e = jnp.linalg.eigvalsh(jax.lax.stop_gradient(self.gram))[::-1]
-        floor = rounding.gram_unit(self.form.X.shape, e.dtype) * jnp.max(e, initial=0.0)
+        floor = rounding.unit(self.form.X.shape, e.dtype) * jnp.max(e, initial=0.0)
         return jnp.where(e > floor, e, 0.0)
 
     def span(self) -> tuple[Array, Array]:
@@ -69,8 +69,21 @@ class Cholesky(LinearFactored):
         if self.problem.wide:
             growth = rounding.of_wide_gram(largest, least, size, jnp.linalg.norm(matmul(form.X.T, solved), axis=0))
         else:
-            growth = rounding.of_tall_gram(largest, least, jnp.linalg.norm(form.y, axis=0), size)
-        return ~(rounding.gram_unit(form.X.shape, growth.dtype) * growth <= rounding.LOST)
+            target = jnp.linalg.norm(form.y, axis=0)
+            growth = rounding.of_tall_gram(largest, least, target, size)
+            growth = jnp.minimum(growth, self._scaled_growth(L, solved, target))
+        return ~(rounding.cholesky_unit(form.X.shape, growth.dtype) * growth <= rounding.LOST)
+
+    def _scaled_growth(
+        self, L: Float[Array, "c m m"], solved: Float[Array, "m t"], target: Array
+    ) -> Float[Array, " t"]:
+        """The bracket of ``scaled``: columns of different sizes do not spoil each other."""
+        root = jnp.linalg.norm(L, axis=2)  # D^½
+        scaled = safe_divide(L, root[:, :, None])
+        largest = jnp.linalg.norm(scaled, axis=(1, 2))  # ≥ √‖H‖
+        size = jnp.linalg.norm(root.T * solved, axis=0)
+        back = safe_divide(size, jnp.min(root, axis=1, initial=jnp.inf) * jnp.linalg.norm(solved, axis=0))
+        return back * rounding.of_tall_gram(largest, jax.vmap(_least_eigenvalue)(scaled), target, size)
 
     def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]."""
@@ -184,7 +197,7 @@ class FromCholesky(Solver):
 
     def factor(self, problem: Design, lams: Any = None) -> Cholesky:
         form = jax.lax.stop_gradient(standard_form(problem))
-        return Cholesky(problem, form, matmul(form.X, form.X.T) if problem.wide else matmul(form.X.T, form.X))
+        return Cholesky(problem, form, matmul(form.X, form.X.T) if problem.wide else inner(form.X, form.X))
 
 
 from_cholesky = FromCholesky()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.numbers import cutoff, inner, matmul, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
-from jaxridge.linear.rounding import gram_unit
+from jaxridge.linear import rounding
 from jaxridge.linear.standard_form import Checks, StandardForm
 
 
@@ -106,10 +106,10 @@ def gram(form: StandardForm) -> Factor:
     """Eigendecomposition of the smaller of X̂ᵀX̂ and X̂X̂ᵀ: half the flops, the condition number squared."""
     X, y = form.X, form.y
     tall = X.shape[0] > X.shape[1]
-    e, V = jnp.linalg.eigh(matmul(X.T, X) if tall else matmul(X, X.T), symmetrize_input=False)
+    e, V = jnp.linalg.eigh(inner(X, X) if tall else matmul(X, X.T), symmetrize_input=False)
     e, V = e[::-1], V[:, ::-1]
     # An eigenvalue of a Gram matrix is known to u e₁, so its root only to √u s₁.
-    floor = gram_unit(X.shape, X.dtype) * jnp.max(e, initial=0.0)
+    floor = rounding.unit(X.shape, X.dtype) * jnp.max(e, initial=0.0)
     s = jnp.sqrt(jnp.where(e > floor, e, 0.0))
     kept, limit = s > 0, jnp.broadcast_to(jnp.sqrt(floor), s.shape)
     scaled = V / jnp.where(kept, s, jnp.inf)[None, :]
