@@ -242,6 +242,8 @@ def _factor(solver: Solver, problem: Any) -> Factored:
 
 def as_solver(solver: Any, problem: type[Problem], instead: str) -> Solver:
     """``solver`` if it is one for that kind of problem, or a ``ValueError`` that says what to pass instead."""
+    if isinstance(solver, type) and issubclass(solver, Solver):
+        raise ValueError(f"solver is the class {solver.__name__}; pass an instance of it, {solver.__name__}(...).")
     if not isinstance(solver, Solver) or not issubclass(problem, solver.takes):
         raise ValueError(f"solver is {solver!r}; pass {instead}.")
     return solver

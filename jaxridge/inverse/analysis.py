@@ -12,6 +12,7 @@ from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import first_order_only, frozen, linear_root
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.types import Array, Float, Int
+from jaxridge.core.verbs import verb
 from jaxridge.inverse.fit import TikhonovProblem
 from jaxridge.inverse.maps import Map, columns
 from jaxridge.inverse.problem import Options, problem_of
@@ -38,6 +39,7 @@ class Picard(eqx.Module):
     ratios: Float[Array, "r *t"]
 
 
+@verb(problem_of)
 def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Options]) -> "TruncatedPath":
     """Truncated SVD: x from the ``ranks`` largest (generalised) singular values alone, whatever the others say.
 
@@ -60,6 +62,7 @@ def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Options]) -> "TruncatedPath
     return _tsvd(problem, jnp.asarray(ranks))
 
 
+@verb(problem_of)
 def picard(A: Any, b: Any, **terms: Unpack[Options]) -> Picard:
     """The Picard condition: |uᵢᵀb| must fall faster than the (generalised) singular values sᵢ.
 
@@ -77,6 +80,7 @@ def picard(A: Any, b: Any, **terms: Unpack[Options]) -> Picard:
     return _picard(problem)
 
 
+@verb(problem_of)
 def filter_factors(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "r *k"]:
     """f = s²/(s² + λ) of every (generalised) singular value, the share of it that x keeps; λ () or (k,).
 
@@ -94,6 +98,7 @@ def filter_factors(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "
     return _filter_factors(problem, lam)
 
 
+@verb(problem_of)
 def resolution(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "n n"]:
     """(AᵀωA + λLᵀL)⁻¹AᵀωA, what the solution makes of the truth without noise: column j is the image of a point j.
 
@@ -112,6 +117,7 @@ def resolution(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "n n"
     return _solution(problem, as_lam(lam, problem.y, problem.single), solver)
 
 
+@verb(problem_of)
 def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Options]) -> Float[Array, "n n"]:
     """Posterior covariance σ²(AᵀωA + λLᵀL)⁻¹ of x, for noise of variance σ² and a prior of precision λLᵀL/σ².
 

@@ -11,6 +11,7 @@ from jaxridge.core.checks import as_lams
 from jaxridge.core.factored import Solver
 from jaxridge.core.results import RESULTS
 from jaxridge.core.types import Array
+from jaxridge.core.verbs import verb
 from jaxridge.inverse.fit import TikhonovProblem
 from jaxridge.inverse.problem import Options, problem_of
 from jaxridge.inverse.tikhonov import choice_of, path_of
@@ -72,6 +73,7 @@ class Comparison(eqx.Module):
         return "\n".join([*lines, *filter(None, [self.message()])])
 
 
+@verb(problem_of)
 def compare(A: Any, b: Any, rules: dict[str, Any], lams: Any = None, **terms: Unpack[Options]) -> Comparison:
     """Several rules on one path, from one factorisation: where they agree, and where they do not.
 
@@ -86,6 +88,8 @@ def compare(A: Any, b: Any, rules: dict[str, Any], lams: Any = None, **terms: Un
     """
     if not rules:
         raise ValueError("rules is empty; pass a dict such as {'gcv': select.gcv}.")
+    if not isinstance(rules, dict):
+        raise ValueError(f"rules is {rules!r}; pass a dict of names and rules, such as {{'gcv': select.gcv}}.")
     problem, solver = problem_of(A, b, **terms)
     choices = _compare(problem, as_lams(lams, problem.y), dict(rules), solver)
     return Comparison(tuple(rules), {name: choices[name] for name in rules})

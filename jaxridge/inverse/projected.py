@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.implicit import derived_columns, first_order_only, frozen, linear_root
-from jaxridge.core.numbers import matmul, poison, safe_sqrt
+from jaxridge.core.numbers import log_spaced, matmul, poison, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Int, Lam, Scalar
 from jaxridge.inverse.fit import TikhonovFactored, TikhonovProblem, within_range
@@ -292,13 +292,16 @@ def project(
 ) -> ProjectedSpectrum:
     """Bidiagonalise for every target, until each λ is solved, and for as many probes.
 
-    For ``lams`` None 50 of them from 1e-6 to 10 times s₁², which twenty products tell.
+    For ``lams`` None 49 of them from 1e-6 to 100 times s₁², which twenty products tell, and infinity: what is not
+    penalised. Zero, and λ further down, would cost as many products as there are directions.
     """
     frame = Frame.of(frozen(problem))
     if lams is None:
         start, size = frame.outside(frame.data[:, 0]), problem.norm.size
         largest = largest_singular_value(frame.apply, frame.adjoint, start, size)
-        lams = jnp.square(largest) * jnp.logspace(-6, 1, 50, dtype=problem.y.dtype)
+        square = 2 * jnp.log10(largest)
+        lams = log_spaced(square - 6, square + 2, 49)
+        lams = jnp.concatenate([lams, jnp.full(1, jnp.inf, lams.dtype)])
     lams, size = jax.lax.stop_gradient(lams), problem.norm.size
 
     def one(b: Array) -> Run:

@@ -27,6 +27,7 @@ from jaxridge.core.factored import Factored, Solver
 from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array
+from jaxridge.core.verbs import verb
 from jaxridge.inverse.fit import TikhonovFit, TikhonovProblem
 from jaxridge.inverse.problem import Options, problem_of
 from jaxridge.select.choice import Choice, Path
@@ -36,6 +37,7 @@ from jaxridge.select.search import Found
 __all__ = ["tikhonov", "tikhonov_ball", "tikhonov_cv", "tikhonov_path", "tikhonov_residual"]
 
 
+@verb(problem_of)
 def tikhonov(A: Any, b: Any, lam: Any, **terms: Unpack[Options]) -> TikhonovFit:
     """The x that minimises ‖Ax − b‖² + λ‖L(x − x₀)‖², at one λ.
 
@@ -62,6 +64,7 @@ def tikhonov(A: Any, b: Any, lam: Any, **terms: Unpack[Options]) -> TikhonovFit:
     return _tikhonov(problem, as_lam(lam, problem.y, problem.single), solver)
 
 
+@verb(problem_of)
 def tikhonov_path(A: Any, b: Any, lams: Any = None, **terms: Unpack[Options]) -> Path:
     """`tikhonov` at every λ of a grid (k,), from one factorisation, one transform or one Krylov space.
 
@@ -80,6 +83,7 @@ def tikhonov_path(A: Any, b: Any, lams: Any = None, **terms: Unpack[Options]) ->
     return _path(problem, as_lams(lams, problem.y), solver)
 
 
+@verb(problem_of)
 def tikhonov_cv(
     A: Any,
     b: Any,
@@ -111,6 +115,7 @@ def tikhonov_cv(
     return _cv(problem, as_lams(lams, problem.y), rule, per_target, refine, solver)
 
 
+@verb(problem_of)
 def tikhonov_ball(A: Any, b: Any, radius: Any, **terms: Unpack[Options]) -> TikhonovFit:
     """min ‖Ax − b‖² subject to ‖L(x − x₀)‖ ≤ radius, with the multiplier as ``lam``: 0 where the bound is slack.
 
@@ -126,6 +131,7 @@ def tikhonov_ball(A: Any, b: Any, radius: Any, **terms: Unpack[Options]) -> Tikh
     return _ball(problem, as_lam(radius, problem.y, problem.single, "radius"), solver)
 
 
+@verb(problem_of)
 def tikhonov_residual(A: Any, b: Any, delta: Any, **terms: Unpack[Options]) -> TikhonovFit:
     """min ‖L(x − x₀)‖ subject to ‖√ω(Ax − b)‖ ≤ delta, with λ (one over the multiplier) as ``lam``.
 

@@ -85,8 +85,9 @@ class Factor(eqx.Module):
         return form.y.shape[0] - self.kept_sum(form, mu)
 
     def held(self, mu: Float[Array, " c"]) -> Float[Array, " c"]:
-        """μ; where K̃ is singular no smaller than what this dtype tells from 0."""
-        return jnp.where(self.singular & (mu < self.floor), self.floor, mu)
+        """μ, finite where K̃ is nothing beside it; where K̃ is singular no smaller than what this dtype tells from 0."""
+        infinite = jnp.where(self.floor > 0, self.floor, 1.0) / jnp.finfo(mu.dtype).eps ** 2
+        return jnp.where(self.singular & (mu < self.floor), self.floor, jnp.minimum(mu, infinite))
 
 
 class EigenFactor(Factor):

@@ -118,6 +118,11 @@ def span_of(problem: KernelProblem) -> tuple[Array, Array]:
 
 
 def default_grid(problem: KernelProblem, count: int = 100) -> Float[Array, " k"]:
-    """Log-spaced λ from what the dtype resolves to ten times the trace of the kernel matrix."""
+    """Log-spaced λ from what the dtype resolves to a hundred times the trace of the kernel matrix, and infinity.
+
+    Infinity is the model without a kernel. Zero would add nothing: where a kernel matrix has eigenvalues that this
+    dtype tells from 0 the least λ fits them like λ = 0, and elsewhere λ = 0 is not resolved.
+    """
     low, high = span_of(problem)
-    return log_spaced(low, high + 1, count)
+    grid = log_spaced(low, high + 2, count - 1)
+    return jnp.concatenate([grid, jnp.full(1, jnp.inf, grid.dtype)])

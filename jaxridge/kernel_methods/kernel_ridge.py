@@ -23,6 +23,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_floats, as_lam, as_lams, as_points
 from jaxridge.core.factored import Solver, Terms, as_solver
 from jaxridge.core.types import Array, Float
+from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.fit import KernelFit, default_grid
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernel_methods.iterative import Iterative
@@ -34,6 +35,7 @@ from jaxridge.select.choice import Choice, Path
 __all__ = ["kernel_ridge", "kernel_ridge_cv", "kernel_ridge_path", "kernel_ridge_score"]
 
 
+@verb()
 def kernel_ridge(
     points: Any,
     y: Any,
@@ -76,6 +78,7 @@ def kernel_ridge(
     return _kernel_ridge(problem, lam, chosen_solver(solver, problem, 1, memory))
 
 
+@verb()
 def kernel_ridge_path(
     points: Any,
     y: Any,
@@ -107,6 +110,7 @@ def kernel_ridge_path(
     return _kernel_ridge_path(problem, lams, chosen_solver(solver, problem, count, memory))
 
 
+@verb()
 def kernel_ridge_cv(
     points: Any,
     y: Any,
@@ -146,6 +150,7 @@ def kernel_ridge_cv(
     return _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, solver, memory)
 
 
+@verb()
 def kernel_ridge_score(
     points: Any,
     y: Any,
@@ -178,6 +183,8 @@ def kernel_ridge_score(
 
 def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) -> KernelProblem:
     """The live problem. Shapes and dtypes are checked here, values never."""
+    if isinstance(kernel, type) and issubclass(kernel, Kernel):
+        raise ValueError(f"kernel is the class {kernel.__name__}; pass an instance of it, such as kernels.RBF(1.0).")
     if not isinstance(kernel, Kernel):
         raise ValueError(f"kernel is {kernel!r}; pass one of jaxridge.kernels, or kernels.Pairwise(function).")
     y, points = as_floats("y", y, (1, 2)), as_points("points", points)

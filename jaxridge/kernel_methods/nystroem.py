@@ -14,7 +14,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_key, as_points
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import first_order_only, frozen
-from jaxridge.core.numbers import matmul
+from jaxridge.core.numbers import filled, matmul
 from jaxridge.core.rows import copies, count, map_rows, same_kind, sum_rows, take
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
@@ -48,7 +48,7 @@ class NystroemFactored(KernelFactored):
 
     def _weights(self) -> Float[Array, " n"]:
         problem = self.problem
-        return jnp.ones(problem.y.shape[0], problem.y.dtype) if problem.weights is None else problem.weights
+        return filled(problem.y.shape[:1], 1.0, problem.y.dtype) if problem.weights is None else problem.weights
 
     def _of_features(self, lams: Float[Array, "k *t"]) -> tuple[Float[Array, "k m t"], Float[Array, "k t"]]:
         """Coefficients of the features, and the intercept from the level."""

@@ -12,6 +12,7 @@ from jaxridge.core.checks import as_lam
 from jaxridge.core.factored import Solver
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.types import Array, Float
+from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernel_methods.kernel_ridge import chosen_solver, problem_of
@@ -64,6 +65,7 @@ class Posterior(eqx.Module):
         return covariance[..., None] * scale.reshape(*(1 for _ in covariance.shape), -1)
 
 
+@verb()
 def kernel_posterior(
     points: Any,
     y: Any,

@@ -82,8 +82,8 @@ class KernelSpectrum(KernelFactored):
 
     def _gamma(self, lam: Lam) -> Array:
         """The frozen γ, in units of K̃."""
-        form, factor = self.form, self.factor
-        return factor.back(form, factor.within(form.mu(lam), self.z))
+        form, factor, mu = self.form, self.factor, self.form.mu(lam)
+        return factor.back(form, jnp.where(jnp.isinf(mu)[None, :], 0.0, factor.within(mu, self.z)))
 
     def _coef(self, lam: Lam) -> Float[Array, "n t"]:
         """α; predictions are the kernel between new points and the old ones, times α, plus the intercept."""

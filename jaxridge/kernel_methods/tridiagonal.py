@@ -93,8 +93,7 @@ class TridiagonalFactor(Factor):
         mu = self.held(mu)
         above = self.pivots(mu)
         below = _pivots(self.d[::-1], jnp.roll(self.off, -1)[::-1], mu)[::-1]
-        kept = mu[None, :] / (above + below - (self.d[:, None] + mu[None, :]))
-        return jnp.sum(jnp.where(jnp.isinf(mu)[None, :], 1.0, kept), axis=0)
+        return jnp.sum(mu[None, :] / (above + below - (self.d[:, None] + mu[None, :])), axis=0)
 
     def logdet(self, form: KernelForm, mu: Array) -> Array:
         return jnp.sum(jnp.log(self.pivots(self.held(mu)) / self.held(mu)[None, :]), axis=0)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.implicit import derived
-from jaxridge.core.numbers import cutoff, matmul, poison, safe_divide
+from jaxridge.core.numbers import cutoff, filled, matmul, poison, safe_divide
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.linear import carrier
 from jaxridge.linear.design import Design
@@ -77,7 +77,7 @@ def fold_factors(problem: Design, factor: Factor, folds: Partition) -> Folds:
     # Unpenalised directions first, so that the triangle eliminates them before the penalised ones.
     B = jnp.roll(factor.U * factor.s[None, :], q, axis=1)
     y = factor.y_perp + matmul(factor.U, factor.z)
-    root = jnp.ones(B.shape[0], B.dtype) if factor.root_weights is None else factor.root_weights
+    root = filled(B.shape[:1], 1.0, B.dtype) if factor.root_weights is None else factor.root_weights
 
     def of_rows(rows: Array) -> tuple[Array, Array]:
         return _triangle(take_rows(B, rows), take_rows(y, rows))
@@ -111,7 +111,7 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
         return jax.vmap(one)(folds.base, folds.E, folds.s, folds.z, folds.root_weights)
 
     def live(folds: Folds, design: Design, lam: Lam) -> Array:
-        weights = jnp.ones(design.X.shape[0], design.X.dtype) if design.weights is None else design.weights
+        weights = filled(design.X.shape[:1], 1.0, design.X.dtype) if design.weights is None else design.weights
         plain = design.weights is None and not folds.partition.ragged
 
         def one(rows: tuple[Array, Array]) -> Array:

@@ -24,6 +24,7 @@ from jaxridge.core.factored import Solver, as_solver
 from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array, Float
+from jaxridge.core.verbs import verb
 from jaxridge.linear.ball import lam_of_norm
 from jaxridge.linear.design import Data, Design, Options, Terms, checked, design_of
 from jaxridge.linear.fit import Fit
@@ -35,6 +36,7 @@ __all__ = ["ridge", "ridge_ball", "ridge_cv", "ridge_fraction", "ridge_path", "r
 SOLVERS = "spectrum.from_design, spectrum.from_gram or spectrum.from_cholesky"
 
 
+@verb(checked)
 def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: Unpack[Options]) -> Fit:
     """Ridge regression at one λ.
 
@@ -61,6 +63,7 @@ def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: 
     return _ridge(data, as_lam(lam, data.y, terms.single), terms, as_solver(solver, Design, SOLVERS))
 
 
+@verb(checked)
 def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design, **problem: Unpack[Options]) -> Path:
     """Ridge regression at every λ of a grid from one factorisation of X.
 
@@ -81,6 +84,7 @@ def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design
     return _ridge_path(data, as_lams(lams, data.y), terms, as_solver(solver, Design, SOLVERS))
 
 
+@verb(checked)
 def ridge_cv(
     X: Any,
     y: Any,
@@ -123,6 +127,7 @@ def ridge_cv(
     return _ridge_cv(data, lams, rule, terms, pick, per_target, refine, as_solver(solver, Design, SOLVERS), memory)
 
 
+@verb(checked)
 def ridge_score(
     X: Any,
     y: Any,
@@ -149,6 +154,7 @@ def ridge_score(
     return _ridge_score(data, lam, rule, terms, as_solver(solver, Design, SOLVERS))
 
 
+@verb(checked)
 def ridge_ball(X: Any, y: Any, radius: Any, **problem: Unpack[Options]) -> Fit:
     """Least squares inside a ball: min ‖y − Xw − b‖² subject to ‖w‖ <= radius.
 
@@ -169,6 +175,7 @@ def ridge_ball(X: Any, y: Any, radius: Any, **problem: Unpack[Options]) -> Fit:
     return _ridge_norm(data, as_lam(radius, data.y, terms.single, "radius"), terms, False)
 
 
+@verb(checked)
 def ridge_fraction(X: Any, y: Any, fraction: Any, **problem: Unpack[Options]) -> Fit:
     """Ridge at a given fraction of the least-squares norm: ‖w(λ)‖ = fraction · ‖w(0)‖, λ as ``fit.lam``.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.implicit import first_order_only, linear_root
-from jaxridge.core.numbers import matmul, safe_divide
+from jaxridge.core.numbers import filled, matmul, safe_divide
 from jaxridge.core.rows import blocks, count, map_rows, sum_rows
 from jaxridge.core.types import Array, Float
 from jaxridge.linear.accumulator import Rows, finish, init, merge, update
@@ -40,7 +40,7 @@ def collect(
         features: points ↦ (n, d), row by row. points: a pytree with a leading axis n. y: (n, t). block: of points.
     """
     shape = jax.eval_shape(features, jax.tree.map(lambda x: x[:1], points))
-    weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+    weights = filled(y.shape[:1], 1.0, y.dtype) if weights is None else weights
     split, present = blocks((points, y, weights), min(block, count(points)))
 
     def add(rows: Rows, batch: Any) -> tuple[Rows, None]:
@@ -74,7 +74,7 @@ def coefficients(
     condition number, where values do not.
     """
     frozen, penalty = jax.lax.stop_gradient(spectrum), spectrum.problem.padded_penalty()
-    weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+    weights = filled(y.shape[:1], 1.0, y.dtype) if weights is None else weights
     values = jax.vmap(frozen.coef)(jax.lax.stop_gradient(lams))  # (k, a, t)
     (k, a, t), factor = values.shape, frozen.factor
     lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
@@ -126,7 +126,7 @@ def leverage(
 ) -> Float[Array, "n c"]:
     """Leverages hᵢ of a collected model at λ, or at each of c of them; a second pass over the rows."""
     lam = jnp.atleast_1d(lam)
-    weights = jnp.ones(count(points), lam.dtype) if weights is None else weights
+    weights = filled((count(points),), 1.0, lam.dtype) if weights is None else weights
     one = lambda rows: leverages_of(spectrum, lam, features(rows[0]), rows[1])  # noqa: E731
     return map_rows(one, (points, weights), block)
 
@@ -149,7 +149,7 @@ def leave_one_out(
     """
     w = jax.vmap(spectrum.coef)(lams)  # (k, a, t)
     k, a, t = w.shape
-    weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
+    weights = filled(y.shape[:1], 1.0, y.dtype) if weights is None else weights
 
     def part(rows: Any, present: Array) -> Array:
         points, y, weights = rows

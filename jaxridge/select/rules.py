@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.factored import Factored, Problem
-from jaxridge.core.numbers import matmul, poison
+from jaxridge.core.numbers import filled, matmul, poison
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.select.partition import Partition, labelled, partition, split
 
@@ -44,7 +44,7 @@ def _mean(losses: Float[Array, "n t"], weights: Float[Array, " n"] | None) -> Fl
 def _standard_error(losses: Float[Array, "n t"], weights: Float[Array, " n"] | None) -> Float[Array, " t"]:
     """Standard error of that mean over its rows of positive weight."""
     if weights is None:
-        weights = jnp.ones(losses.shape[0], losses.dtype)
+        weights = filled(losses.shape[:1], 1.0, losses.dtype)
     deviation = jnp.square(weights)[:, None] * jnp.square(losses - _mean(losses, weights)[None, :])
     count = jnp.sum(weights > 0, dtype=losses.dtype)
     return jnp.sqrt(jnp.sum(deviation, axis=0) * count / (count - 1)) / jnp.sum(weights)
@@ -139,20 +139,27 @@ evidence = marginal_likelihood()
 def misclassification(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Share of rows that the fit without them puts into a wrong class; one number for all targets.
 
-    For targets of ±1 the sign decides, for one-hot targets (n, t) the largest. No refitting: the predictions are
-    y minus the leave-one-out residuals. Its derivative is 0 where there is one.
+    For targets of two values, such as ±1 or 0 and 1, the nearer one is the class; for one-hot targets (n, t) it is the
+    largest. Of other targets the score is NaN, so that none is chosen (`RESULTS.no_score`). No refitting: the
+    predictions are y minus the leave-one-out residuals. Its derivative is 0 where there is one.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> x, y = jnp.array([-3.0, -2.0, -1.0, 0.5, 2.0, 3.0])[:, None], jnp.array([-1.0, -1.0, 1.0, -1.0, 1.0, 1.0])
     >>> print(jxr.ridge_cv(x, y, [1.0], rule=jxr.select.misclassification).scores.round(3))
     [0.333]
     """
-    predicted = problem.y - factored.loo_residual(lam)
-    if problem.y.shape[1] == 1:
-        wrong = (predicted * problem.y <= 0)[:, 0]
+    y = problem.y
+    predicted, low, high = y - factored.loo_residual(lam), jnp.min(y), jnp.max(y)
+    labels = jnp.all((y == low) | (y == high))
+    if y.shape[1] == 1:
+        # Of one class alone, -1 or 1, the other is known.
+        middle = jnp.where((low == high) & (jnp.abs(low) == 1), 0.0, (low + high) / 2)
+        wrong = ((predicted - middle) * (y - middle) <= 0)[:, 0]
     else:
-        wrong = jnp.argmax(predicted, axis=1) != jnp.argmax(problem.y, axis=1)
-    return jnp.broadcast_to(_mean(wrong.astype(predicted.dtype)[:, None], problem.weights), problem.y.shape[1:])
+        wrong = jnp.argmax(predicted, axis=1) != jnp.argmax(y, axis=1)
+        labels &= jnp.all(jnp.sum(y == high, axis=1) == 1)
+    share = _mean(wrong.astype(predicted.dtype)[:, None], problem.weights)
+    return jnp.broadcast_to(poison(share, labels), y.shape[1:])
 
 
 class KFold(eqx.Module):

@@ -1,0 +1,94 @@
+"""Natural mistakes: habits of other libraries, each answered in one sentence that has the cure in it."""
+
+import inspect
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxridge as jxr
+from jaxridge import inverse, kernels, select
+
+X = np.arange(12.0).reshape(6, 2) % 5
+y = np.arange(6.0) % 4
+RBF = kernels.RBF(1.0)
+
+WORDS = [
+    (lambda: jxr.ridge(X, y, alpha=1.0), "ridge has no argument 'alpha': write lam, the same number"),
+    (lambda: jxr.ridge(X, y, 1.0, fit_intercept=False), "ridge has no argument 'fit_intercept': write intercept"),
+    (lambda: jxr.ridge(X, y, 1.0, sample_weight=np.ones(6)), "'sample_weight': write weights"),
+    (lambda: jxr.ridge(X, y, 1.0, normalize=True), "'normalize': write standardize"),
+    (lambda: jxr.ridge(X, y, 1.0, standardise=True), "'standardise': is it standardize?"),
+    (lambda: jxr.ridge(X, y, 1.0, cv=5), "ridge_cv and kernel_ridge_cv choose"),
+    (lambda: jxr.ridge(X, y, 1.0, positive=True), "least_squares"),
+    (lambda: jxr.ridge(X, y, 1.0, whatever=1), "it takes X, y, lam, solver, intercept"),
+    (lambda: jxr.ridge_ball(X, y, 1.0, fit_intercept=True), "ridge_ball has no argument 'fit_intercept'"),
+    (lambda: jxr.ridge_cv(X, y, cv=5), "ridge_cv has no argument 'cv': write rule=select.kfold(5)"),
+    (lambda: jxr.ridge_cv(X, y, alphas=[1.0]), "ridge_cv has no argument 'alphas': write lams"),
+    (lambda: jxr.ridge_cv(X, y, scoring="r2"), "write rule"),
+    (lambda: jxr.ridge_path(X, y, alpha=[1.0]), "write lams, a grid"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF, gamma=0.5), "scale = 1/√(2 gamma)"),
+    (lambda: jxr.kernel_ridge(X, y, alpha=1.0, kernel=RBF), "kernel_ridge has no argument 'alpha'"),
+    (lambda: jxr.kernel_posterior(X, y, 1.0, kernel=RBF, alpha=1.0), "kernel_posterior has no argument 'alpha'"),
+    (lambda: jxr.tikhonov(X, y, alpha=1.0), "tikhonov has no argument 'alpha'"),
+    (lambda: jxr.tikhonov(X, y, 1.0, x0=np.zeros(2)), "write x_ref"),
+    (lambda: jxr.tikhonov(X, y, damp=1.0), "lam = damp²"),
+    (lambda: inverse.picard(X, y, regularizer=1), "picard has no argument 'regularizer'"),
+]
+VALUES = [
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=kernels.RBF), "kernel is the class RBF; pass an instance"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel="rbf"), "pass one of jaxridge.kernels"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF, solver=jxr.Nystroem), "solver is the class Nystroem; pass an"),
+    (lambda: jxr.tikhonov(X, y, 1.0, solver=jxr.GolubKahan), "solver is the class GolubKahan; pass an instance"),
+    (lambda: jxr.ridge(X, y, 1.0, solver="svd"), "pass spectrum.from_design"),
+    (lambda: jxr.ridge_cv(X, y, rule="gcv"), "pass select.loo, select.gcv"),
+    (lambda: jxr.ridge_cv(X, y, rule=select.kfold), "call it, as in select.kfold"),
+    (lambda: inverse.compare(X, y, rules=[select.gcv]), "pass a dict of names and rules"),
+]
+
+
+@pytest.mark.parametrize(("call", "said"), WORDS, ids=[said for _, said in WORDS])
+def test_unknown_words_are_answered(call, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        call()
+
+
+@pytest.mark.parametrize(("call", "said"), VALUES, ids=[said for _, said in VALUES])
+def test_values_of_another_kind_are_answered(call, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        call()
+
+
+def test_a_gamma_becomes_that_scale():
+    """The conversion that the answer gives: exp(−γ‖x − z‖²)."""
+    gamma = 0.7
+    K = kernels.RBF(1 / np.sqrt(2 * gamma)).matrix(jnp.asarray(X), jnp.asarray(X))
+    distance = np.square(X[:, None] - X[None]).sum(axis=2)
+    np.testing.assert_allclose(K, np.exp(-gamma * distance), rtol=1e-12)
+
+
+def test_signatures_show_every_keyword():
+    for name in jxr.__all__:
+        found = getattr(jxr, name)
+        if inspect.isfunction(found) and found.__module__.split(".")[1] in ("linear", "kernel_methods", "inverse"):
+            kinds = {parameter.kind for parameter in inspect.signature(found).parameters.values()}
+            assert inspect.Parameter.VAR_KEYWORD not in kinds, name
+    assert inspect.signature(jxr.ridge).parameters["standardize"].default is False
+
+
+@pytest.mark.parametrize("high", [1.0, 5.0])
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_misclassification_takes_any_two_labels(low, high):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3))
+    sign = np.sign(X @ [1.0, 2.0, 3.0] + 2.0 * rng.standard_normal(60))
+    of_signs = jxr.ridge_score(X, sign, 1.0, rule=select.misclassification)
+    assert 0.1 < of_signs < 0.3
+    of_labels = jxr.ridge_score(X, np.where(sign > 0, high, low), 1.0, rule=select.misclassification)
+    assert of_labels == of_signs
+
+
+def test_misclassification_of_numbers_chooses_nothing():
+    choice = jxr.ridge_cv(X, np.arange(6.0), [1.0], rule=select.misclassification)
+    assert choice.fit.result == jxr.RESULTS.no_score
