@@ -22,7 +22,8 @@ NOISES = (1.0, 1e-3, 1e-6)
 SCALES = {"equal": np.ones(D), "graded": 10.0 ** np.arange(-2, 3), "tiny": np.full(D, 1e-12), "vast": np.full(D, 1e12)}
 VARIANTS = ("plain", "no intercept", "weights", "repeated column", "standardize")
 SOLVERS = ("from_design", "from_gram", "from_cholesky")
-VERBS = (*SOLVERS, "path", "cv", "stream")
+VERBS = (*SOLVERS, "path", "cv", "stream", "kernel")
+KERNEL_ROWS = 1000  # a dense kernel matrix has the square of that
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Reference:
         variance = share @ np.square(X - mean)
         self.penalty = np.where(variance > 0, variance, 1) if standardize else np.ones(X.shape[1], wide)
         self.mean_X, self.mean_y = (mean, share @ y) if intercept else (0 * mean, wide(0))
+        self.raw = float(np.max(np.linalg.norm(X.astype(float), axis=1)))
         root = np.sqrt(omega)
         unit = 1 / np.sqrt(self.penalty)
         self.A = root[:, None] * (X - self.mean_X) * unit
@@ -106,6 +108,10 @@ class Reference:
         w, lam, unit = w.astype(float), float(lam), eps * np.sqrt(D)
         norm, full = np.linalg.norm(w), self.s[-1] > 1e-13 * self.s[0]
         least = (self.s[-1] ** 2 if full else 0.0) + lam
+        if verb == "kernel":
+            # Entries of K hold the offset: δw = X̂ᵀGEα, ‖E‖ ≤ eps √n max |K|, ‖X̂ᵀG‖ ≤ 1/(2√λ), α = r/λ; and w = Xᵀα.
+            alpha = residual / (lam * norm)
+            return unit + eps * np.sqrt(len(self.b)) * self.raw * alpha * (self.raw / (2 * np.sqrt(lam)) + 1)
         if verb in ("from_gram", "from_cholesky"):
             out = np.square(self.s) < 10 * unit * self.s[0] ** 2
             left_out = np.linalg.norm((self.Vt @ w)[out]) / norm if verb == "from_gram" else 0.0
@@ -121,6 +127,7 @@ def solve(verb, X, y, weights, lams, options):
 
     import jaxridge as jxr
     from jaxridge import spectrum, stream
+    from jaxridge.kernels import Linear
 
     if weights is not None:
         options = {**options, "weights": weights}
@@ -130,6 +137,10 @@ def solve(verb, X, y, weights, lams, options):
     if verb == "cv":
         found = [jxr.ridge_cv(X, y, lams[k : k + 1], **options).fit for k in range(len(lams))]
         return [(_code(fit.result), np.asarray(fit.coef)) for fit in found]
+    if verb == "kernel":
+        options = {"kernel": Linear(), **options}
+        found = [jxr.kernel_ridge(X, y, lam, **options) for lam in lams]
+        return [(_code(fit.result), X.astype(float).T @ np.asarray(fit.dual_coef, float)) for fit in found]
     if verb in SOLVERS:
         found = [jxr.ridge(X, y, lam, solver=getattr(spectrum, verb), **options) for lam in lams]
         return [(_code(fit.result), np.asarray(fit.coef)) for fit in found]
@@ -189,8 +200,10 @@ def judge(cell, verbs):
 
 
 def applies(verb, cell):
-    """A stream does not standardise."""
-    return not (verb == "stream" and cell.variant == "standardize")
+    """Streams and kernels do not standardise."""
+    return not (verb in ("stream", "kernel") and cell.variant == "standardize") and (
+        verb != "kernel" or cell.rows <= KERNEL_ROWS
+    )
 
 
 def cells(dtype, rows=ROWS):

@@ -138,11 +138,17 @@ def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
     K = K / scale
     symmetric = jnp.max(jnp.abs(K - K.T)) <= tolerance(K)
     K = poison(0.5 * (K + K.T), finite & valid & symmetric)
+    u = root / jnp.linalg.norm(root)
+    across, reflector, y_reduced = root * matmul(K, root * u), None, root[:, None] * y
+    if design.intercept:
+        # Terms of one point alone lie along u. Taken off first they change nothing but the rounding, which would be
+        # that of n times their size.
+        mean = matmul(K, jnp.square(u))
+        mean = mean - 0.5 * jnp.sum(jnp.square(u) * mean)
+        K = K - mean[:, None] - mean[None, :]
     if weights is not None:
         # A row of weight zero becomes a direction of its own with eigenvalue 1, away from all that is counted.
         K = root[:, None] * K * root[None, :] + jnp.diag((root == 0).astype(dtype))
-    u = root / jnp.linalg.norm(root)
-    across, reflector, y_reduced = matmul(K, u), None, root[:, None] * y
     if design.intercept:
         reflector = householder(u)
         # (I − vvᵀ)K(I − vvᵀ) by the two outer products that it takes.

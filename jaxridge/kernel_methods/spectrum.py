@@ -9,6 +9,7 @@ Values come from a frozen factor of `jaxridge.kernel_methods.factor`; derivative
 every order, by `_carrier` and `jaxridge.kernel_methods.influence`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from jaxridge.core.factored import Solver, Terms
 from jaxridge.core.implicit import derived, frozen
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
-from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.kernel_methods import influence
 from jaxridge.kernel_methods.factor import Factor, cholesky, eigen, factor_of
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
@@ -204,9 +205,21 @@ class KernelSpectrum(KernelFactored):
             (~(form.symmetric & self.factor.definite), RESULTS.indefinite_kernel),
             (~(lam >= 0), RESULTS.invalid_lam),
             (good & ~known, RESULTS.indefinite_kernel),
-            (self.factor.singular & (mu < self.factor.floor), RESULTS.unresolved),
+            ((self.factor.singular & (mu < self.factor.floor)) | self._lost(mu), RESULTS.unresolved),
             shape=(self.problem.y.shape[1],),
         )
+
+    def _lost(self, mu: Float[Array, " c"]) -> Bool[Array, " t"]:
+        """Whether rounding in the entries of K, E, may change the fit f = K̃Gz by more than its twentieth part.
+
+        It changes f by K̃GEγ, γ = Gz, so by ‖E‖‖γ‖ at most, ‖E‖ about ½√n eps of the largest entry, which is 1. Where
+        μ > 1 nothing of it is seen.
+        """
+        factor, z = jax.lax.stop_gradient((self.factor, self.z))
+        gamma, rest = factor.within(mu, z), factor.damped(mu, z)
+        unit = 0.5 * math.sqrt(self.K.shape[0]) * float(jnp.finfo(z.dtype).eps)
+        fit = jnp.linalg.norm(z - rest, axis=0)
+        return (mu < 1.0) & (unit * jnp.linalg.norm(gamma, axis=0) > 0.05 * fit) & (fit > 0)
 
     def _stack(self, a: Array, s: Array) -> Array:
         return jnp.concatenate([a, s[None, :]]) if self.problem.intercept else a
