@@ -210,16 +210,16 @@ class KernelSpectrum(KernelFactored):
         )
 
     def _lost(self, mu: Float[Array, " c"]) -> Bool[Array, " t"]:
-        """Whether rounding in the entries of K, E, may change the fit f = K̃Gz by more than its twentieth part.
+        """Whether rounding in the entries of K, E, may change the fit f = K̃Gz by its twentieth part.
 
         It changes f by K̃GEγ, γ = Gz, so by ‖E‖‖γ‖ at most, ‖E‖ about ½√n eps of the largest entry, which is 1. Where
-        μ > 1 nothing of it is seen.
+        μ > 1 nothing of it is seen, and a fit below a tenth of the data is small, not lost.
         """
         factor, z = jax.lax.stop_gradient((self.factor, self.z))
         gamma, rest = factor.within(mu, z), factor.damped(mu, z)
         unit = 0.5 * math.sqrt(self.K.shape[0]) * float(jnp.finfo(z.dtype).eps)
-        fit = jnp.linalg.norm(z - rest, axis=0)
-        return (mu < 1.0) & (unit * jnp.linalg.norm(gamma, axis=0) > 0.05 * fit) & (fit > 0)
+        size = jnp.maximum(jnp.linalg.norm(z - rest, axis=0), 0.1 * jnp.linalg.norm(z, axis=0))
+        return (mu < 1.0) & (unit * jnp.linalg.norm(gamma, axis=0) > 0.05 * size)
 
     def _stack(self, a: Array, s: Array) -> Array:
         return jnp.concatenate([a, s[None, :]]) if self.problem.intercept else a

@@ -1,0 +1,76 @@
+"""Records that answer at a prompt: the numbers that matter, in one line."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxridge.core.results import RESULTS
+
+__all__ = ["Record", "brief"]
+
+SHOWN = 6  # numbers of an array that are printed; of a longer one shape and range are
+
+
+class Record(eqx.Module):
+    """A record whose ``repr`` shows numbers: ``Fit(coef=[1.5, 2.0], intercept=0, lam=1, ...)``."""
+
+    def __repr__(self) -> str:
+        fields = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self) if field.repr]
+        shown = ", ".join(f"{name}={brief(value)}" for name, value in fields if value is not None)
+        return f"{type(self).__name__}({shown})"
+
+
+def brief(value: Any) -> str:
+    """A value in a few words: a number, a short list, the shape and range of an array, the codes of results.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge.core.report import brief
+    >>> print(brief(jnp.array(0.5)), brief(jnp.arange(3.0)), brief(jnp.zeros((2, 9))))
+    0.5 [0, 1, 2] (2, 9) in [0, 0]
+    """
+    if isinstance(value, type(RESULTS.successful)):
+        return _codes(value)
+    if isinstance(value, jax.Array | np.ndarray | float | int) and not isinstance(value, bool):
+        return _numbers(value)
+    if isinstance(value, Record):
+        return repr(value)
+    if isinstance(value, eqx.Module):
+        fields = (getattr(value, field.name) for field in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(brief(field) for field in fields if field is not None)})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name!r}: {brief(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(brief(each) for each in value) + "]"
+    return repr(value)
+
+
+def _numbers(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(value), jnp.number | jnp.bool_):
+        return str(jax.typeof(value)) if isinstance(value, jax.Array) else repr(value)
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return f"{array.item():.4g}" if array.dtype != bool else str(array.item())
+    if array.ndim == 1 and array.size <= SHOWN:
+        return "[" + ", ".join(_numbers(each) for each in array) + "]"
+    if array.dtype == bool:
+        return f"{array.shape}, {int(array.sum())} true"
+    known = array[~np.isnan(array)]
+    span = f" in [{known.min():.4g}, {known.max():.4g}]" if known.size else ""
+    missing = f", {array.size - known.size} NaN" if known.size < array.size else ""
+    return f"{array.shape}{span}{missing}"
+
+
+def _codes(item: Any) -> str:
+    """The names of codes, with how many there are of each."""
+    index = item._value
+    if isinstance(index, jax.core.Tracer):
+        return str(jax.typeof(index))
+    names = {value._value.item(): name for name, value in RESULTS._name_to_item.items()}
+    found, counts = np.unique(np.asarray(index), return_counts=True)
+    if np.ndim(index) == 0:
+        return names[int(found[0])]
+    return ", ".join(f"{count} {names[code]}" for code, count in zip(found.tolist(), counts.tolist(), strict=True))
