@@ -2,6 +2,7 @@
 
 from jaxridge import inverse, kernel_methods, kernels, linalg, linear, operators, optimize, select, training
 from jaxridge.core import plan
+from jaxridge.core.archive import load, save
 from jaxridge.core.results import RESULTS
 from jaxridge.inverse import (
     Diagonal,
@@ -31,12 +32,14 @@ from jaxridge.kernel_methods import (
 from jaxridge.kernels import features
 from jaxridge.linear import (
     Fit,
+    Inference,
     Spectrum,
     design,
     ridge,
     ridge_ball,
     ridge_cv,
     ridge_fraction,
+    ridge_inference,
     ridge_path,
     ridge_score,
     spectrum,
@@ -64,6 +67,7 @@ __all__ = [
     "Direct",
     "Fit",
     "GolubKahan",
+    "Inference",
     "Iterative",
     "KernelFit",
     "LevenbergMarquardt",
@@ -84,13 +88,16 @@ __all__ = [
     "least_squares",
     "least_squares_batch",
     "least_squares_path",
+    "load",
     "minimize",
     "ridge",
     "ridge_ball",
     "ridge_cv",
     "ridge_fraction",
+    "ridge_inference",
     "ridge_path",
     "ridge_score",
+    "save",
     "tikhonov",
     "tikhonov_ball",
     "tikhonov_cv",

@@ -27,6 +27,8 @@ RNG = np.random.default_rng(12)
 N, D = 9, 3
 X = RNG.standard_normal((N, D))
 Y = np.sign(X[:, :1] + [[0.3, -0.3]]) + 0.4 * RNG.standard_normal((N, 2))
+SIGNS = np.sign(Y[:, :1])
+LABELS = {1: SIGNS, 2: np.hstack([SIGNS > 0, SIGNS < 0]).astype(float)}  # of misclassification: ±1, or one-hot
 WEIGHTS = np.exp(0.5 * RNG.standard_normal(N)) * (np.arange(N) != 4)
 NEW, NEW_Y = RNG.standard_normal((4, D)), RNG.standard_normal((4, 2))
 KEY, NOISE, FOLDS = jax.random.key(3), 0.2, 3
@@ -199,6 +201,7 @@ def rule_by_hand(name, m):
     if name == "misclassification":
         p = m.y - e
         wrong = (p * m.y <= 0)[:, 0] if m.y.shape[1] == 1 else p.argmax(1) != m.y.argmax(1)
+        assert set(np.unique(m.y)) <= {-1.0, 0.0, 1.0}
         return np.full(m.y.shape[1], w @ wrong)
     if name == "gcv":
         # Where every row is fitted it is 0/0, with a limit.
@@ -354,10 +357,22 @@ class Probed(Linear):
             return self.mean(U @ np.diag(np.log1p(np.maximum(e, 0.0) / self.lam)) @ U.T)
 
 
+def with_labels(kind, weights, targets, lam):
+    """The same problem with labels for targets, factored and by brute force."""
+    global Y
+    numbers, Y = Y, LABELS[targets]
+    try:
+        factor, brute, _ = KINDS[kind](weights, targets, lam)
+    finally:
+        Y = numbers
+    return factor, brute
+
+
 def judge(kind, case):
     """{column: "equal", "refused", "undefined" or what is wrong} of a kind in a case."""
     weights, targets, lam = CASES[case]
     factor, brute, new = KINDS[kind](weights, targets, lam)
+    of_labels, brute_of_labels = with_labels(kind, weights, targets, lam)
     said, at = {}, jnp.array(lam)
 
     def numbers():
@@ -375,7 +390,8 @@ def judge(kind, case):
                     rows = select.partition(N, FOLDS, None, None)
                     return factored.fold(rows).losses(factored, at, jnp.square, False)
                 return getattr(factored, name)(at)
-            return select.bind(rules(new, targets)[name], factored)(factored.problem, factored, at)
+            factored_for = of_labels() if name == "misclassification" else factored
+            return select.bind(rules(new, targets)[name], factored_for)(factored_for.problem, factored_for, at)
 
         for name in COLUMNS:
             try:
@@ -396,7 +412,8 @@ def judge(kind, case):
             names_it = re.search(r"\buse (select|solver|operators|rss|from|a )|\bpass (select|solver)", said[name])
             verdicts[name] = "refused" if names_it else f"says {said[name]!r}"
             continue
-        verdict = compared(kind, name, np.asarray(found[name]), probed if name in PROBED else brute)
+        known = brute_of_labels if name == "misclassification" else probed if name in PROBED else brute
+        verdict = compared(kind, name, np.asarray(found[name]), known)
         verdicts[name] = verdict if verdict in RIGHT or np.all(solved) else "flagged"
     return verdicts
 

@@ -18,6 +18,8 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         array = x
     elif hasattr(x, "todense") or hasattr(x, "toarray"):
         raise ValueError(f"{name} is sparse ({type(x).__name__}); pass a dense array, for example {name}.todense().")
+    elif hasattr(x, "columns") and hasattr(x, "to_numpy"):
+        array = _of_frame(name, x)
     else:
         try:
             array = np.asarray(x)
@@ -45,6 +47,32 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         array, dtype = array.astype(np.float64), np.dtype(np.float64)
     # Without a dtype of its own: float64 from NumPy is float32 where x64 is off, and that needs no warning.
     return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
+
+
+def names_of(X: Any) -> tuple[str, ...] | None:
+    """The names of the columns of a data frame, None of anything else."""
+    columns = getattr(X, "columns", None)
+    return None if columns is None or callable(columns) else tuple(str(column) for column in columns)
+
+
+def _of_frame(name: str, frame: Any) -> np.ndarray:
+    """The columns of a data frame, of pandas or polars, as numbers: booleans, nullable and Arrow-backed ones too."""
+    columns = [_of_column(f"column {column!r} of {name}", frame[column]) for column in frame.columns]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
+
+
+def _of_column(name: str, column: Any) -> np.ndarray:
+    """A column of numbers, NaN where one is missing."""
+    array = column.to_numpy()
+    if array.dtype.kind == "O":
+        missing = column.isna() if hasattr(column, "isna") else column.is_null()
+        array = np.array([np.nan if gone else value for value, gone in zip(column, missing, strict=True)])
+    if array.dtype.kind not in "bifu":
+        raise ValueError(
+            f"{name} holds values that are not numbers ({column.dtype}); encode or drop it first, for example with "
+            "pandas.get_dummies."
+        )
+    return array
 
 
 def _keeps_columns(name: str, array: np.ndarray) -> None:

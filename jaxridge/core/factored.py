@@ -12,7 +12,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core.measures import r2
 from jaxridge.core.numbers import matmul, safe_sqrt
+from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Bool, Float, Lam
 
 __all__ = ["Factored", "Measurements", "Model", "Problem", "Solver", "Terms", "as_solver"]
@@ -81,7 +83,7 @@ class Measurements(Problem):
         return self.q
 
 
-class Model(eqx.Module):
+class Model(Record):
     """A fitted model. In a path its fields have an axis of λ in front, all but the ``shared`` ones."""
 
     shared: ClassVar[tuple[str, ...]] = ()
@@ -89,13 +91,29 @@ class Model(eqx.Module):
     @classmethod
     def axes(cls) -> Any:
         """Where the axis of λ lies in each field, for ``vmap``."""
-        return cls(**{field.name: None if field.name in cls.shared else 0 for field in dataclasses.fields(cls)})
+        return cls(**{field.name: None if field.name in cls.shared else 0 for field in _arrays(cls)})
+
+    def with_names(self, names: tuple[str, ...] | None) -> Any:
+        """The same with names of columns, where a model has columns."""
+        return dataclasses.replace(self, names=names) if names and hasattr(self, "names") else self  # pyright: ignore[reportCallIssue]
+
+    def score(self, X: Any, y: Any, *, weights: Any = None) -> Float[Array, "*t"]:
+        """R² of the predictions for X, one for each target; `core.measures` has other measures."""
+        predict = getattr(self, "predict", None)
+        if predict is None:
+            raise ValueError(f"{type(self).__name__} predicts nothing, so it has no score.")
+        return r2(y, predict(X), weights=weights)
 
     def taken(self, index: Any) -> Any:
         """Some of the λs of a path."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in _arrays(type(self))}
         pick = lambda x: jax.tree.map(lambda leaf: leaf[index], x)  # noqa: E731
-        return type(self)(**{name: x if name in self.shared else pick(x) for name, x in fields.items()})
+        return dataclasses.replace(self, **{name: x if name in self.shared else pick(x) for name, x in fields.items()})
+
+
+def _arrays(cls: type) -> list[Any]:
+    """The fields of a record that are no part of its structure."""
+    return [field for field in dataclasses.fields(cls) if not field.metadata.get("static", False)]
 
 
 class Factored(eqx.Module):

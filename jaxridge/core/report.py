@@ -1,16 +1,18 @@
 """Records that answer at a prompt: the numbers that matter, in one line."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxridge.core.results import RESULTS
 
-__all__ = ["Record", "brief"]
+__all__ = ["Record", "brief", "table"]
 
 SHOWN = 6  # numbers of an array that are printed; of a longer one shape and range are
 
@@ -49,8 +51,8 @@ def brief(value: Any) -> str:
 
 
 def _numbers(value: Any) -> str:
-    if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(value), jnp.number | jnp.bool_):
-        return str(jax.typeof(value)) if isinstance(value, jax.Array) else repr(value)
+    if isinstance(value, Tracer) or jax.dtypes.issubdtype(jnp.result_type(value), jax.dtypes.extended):
+        return str(jax.typeof(value))
     array = np.asarray(value)
     if array.ndim == 0:
         return f"{array.item():.4g}" if array.dtype != bool else str(array.item())
@@ -67,10 +69,26 @@ def _numbers(value: Any) -> str:
 def _codes(item: Any) -> str:
     """The names of codes, with how many there are of each."""
     index = item._value
-    if isinstance(index, jax.core.Tracer):
+    if isinstance(index, Tracer):
         return str(jax.typeof(index))
     names = {value._value.item(): name for name, value in RESULTS._name_to_item.items()}
     found, counts = np.unique(np.asarray(index), return_counts=True)
     if np.ndim(index) == 0:
         return names[int(found[0])]
     return ", ".join(f"{count} {names[code]}" for code, count in zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """Lines of columns: names to the left, numbers to the right, in six digits.
+
+    >>> from jaxridge.core.report import table
+    >>> print(table(("", "coef"), [("slope", 1.5), ("start", -0.25)]))
+            coef
+    slope    1.5
+    start  -0.25
+    """
+    cells = [head, *((row[0], *(f"{float(value):.6g}" for value in row[1:])) for row in rows)]
+    widths = [max(len(row[j]) for row in cells) for j in range(len(head))]
+    padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)
+    lines = ("  ".join(row).rstrip() for row in padded)
+    return "\n".join(line for line in lines if line)

@@ -2,17 +2,20 @@
 
 from jaxridge.linear import design, spectrum, stream
 from jaxridge.linear.fit import Fit
+from jaxridge.linear.inference import Inference, ridge_inference
 from jaxridge.linear.ridge import ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path, ridge_score
 from jaxridge.linear.spectrum import Spectrum
 
 __all__ = [
     "Fit",
+    "Inference",
     "Spectrum",
     "design",
     "ridge",
     "ridge_ball",
     "ridge_cv",
     "ridge_fraction",
+    "ridge_inference",
     "ridge_path",
     "ridge_score",
     "spectrum",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.checks import as_floats
+from jaxridge.core.checks import as_floats, names_of
 from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import lam_grid, matmul
 from jaxridge.core.types import Array, Bool, Float, Lam
@@ -31,14 +31,27 @@ class Fit(Model):
     dof: Array
     rss: Float[Array, "*t"]
     result: Any
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)  # of the columns, if X was a data frame
 
     def predict(self, X: Any) -> Float[Array, "n *t"]:
-        """Predictions (n,) or (n, t) for new rows (n, d)."""
-        return predict("X", X, self.coef, self.intercept)
+        """Predictions (n,) or (n, t) for new rows (n, d); columns of a data frame are found by their names."""
+        return predict("X", X, self.coef, self.intercept, self.names)
 
 
-def predict(name: str, X: Any, coef: Float[Array, "d *t"], intercept: Float[Array, "*t"]) -> Float[Array, "n *t"]:
+def predict(
+    name: str,
+    X: Any,
+    coef: Float[Array, "d *t"],
+    intercept: Float[Array, "*t"],
+    names: tuple[str, ...] | None = None,
+) -> Float[Array, "n *t"]:
     """X @ coef + intercept, or a ``ValueError`` for columns that are not those of the fit."""
+    given = names_of(X)
+    if names is not None and given is not None and given != names:
+        lacking = [column for column in names if column not in given]
+        if lacking:
+            raise ValueError(f"{name} has no column {lacking[0]!r}, which the model was fitted on; it has {given}.")
+        X = X[[X.columns[given.index(column)] for column in names]]
     X = as_floats(name, X, (2,))
     if X.shape[1] != coef.shape[0]:
         raise ValueError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_lam, as_lams
+from jaxridge.core.checks import as_lam, as_lams, names_of
 from jaxridge.core.factored import Solver, as_solver
 from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
@@ -60,7 +60,8 @@ def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: 
     [1.] 1.0
     """
     data, terms = checked(X, y, **problem)
-    return _ridge(data, as_lam(lam, data.y, terms.single), terms, as_solver(solver, Design, SOLVERS))
+    fit = _ridge(data, as_lam(lam, data.y, terms.single), terms, as_solver(solver, Design, SOLVERS))
+    return fit.with_names(names_of(X))
 
 
 @verb(checked)
@@ -81,7 +82,8 @@ def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design
     [4. 2.] [0.25 0.25 0.25 0.25]
     """
     data, terms = checked(X, y, **problem)
-    return _ridge_path(data, as_lams(lams, data.y), terms, as_solver(solver, Design, SOLVERS))
+    path = _ridge_path(data, as_lams(lams, data.y), terms, as_solver(solver, Design, SOLVERS))
+    return path.with_names(names_of(X))
 
 
 @verb(checked)
@@ -124,7 +126,9 @@ def ridge_cv(
     lams = as_lams(lams, data.y)
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
-    return _ridge_cv(data, lams, rule, terms, pick, per_target, refine, as_solver(solver, Design, SOLVERS), memory)
+    solver = as_solver(solver, Design, SOLVERS)
+    choice = _ridge_cv(data, lams, rule, terms, pick, per_target, refine, solver, memory)
+    return choice.with_names(names_of(X))
 
 
 @verb(checked)
@@ -172,7 +176,7 @@ def ridge_ball(X: Any, y: Any, radius: Any, **problem: Unpack[Options]) -> Fit:
     [0.6 0.8] 4.0
     """
     data, terms = checked(X, y, **problem)
-    return _ridge_norm(data, as_lam(radius, data.y, terms.single, "radius"), terms, False)
+    return _ridge_norm(data, as_lam(radius, data.y, terms.single, "radius"), terms, False).with_names(names_of(X))
 
 
 @verb(checked)
@@ -189,7 +193,7 @@ def ridge_fraction(X: Any, y: Any, fraction: Any, **problem: Unpack[Options]) ->
     [1.5 2. ] 1.0
     """
     data, terms = checked(X, y, **problem)
-    return _ridge_norm(data, as_lam(fraction, data.y, terms.single, "fraction"), terms, True)
+    return _ridge_norm(data, as_lam(fraction, data.y, terms.single, "fraction"), terms, True).with_names(names_of(X))
 
 
 @partial(jax.jit, static_argnames="terms")

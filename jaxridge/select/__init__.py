@@ -1,6 +1,7 @@
 """Choosing λ: rules that score it, the search over a grid, and the λ at which something has a given size."""
 
 from jaxridge.select.choice import Choice, Path
+from jaxridge.select.information import aic, aicc, bic, cp
 from jaxridge.select.noise import discrepancy, l_curve, predictive_risk, quasi_optimality
 from jaxridge.select.partition import Partition, partition
 from jaxridge.select.rules import (
@@ -20,7 +21,11 @@ __all__ = [
     "Choice",
     "Partition",
     "Path",
+    "aic",
+    "aicc",
+    "bic",
     "bind",
+    "cp",
     "discrepancy",
     "evaluate",
     "evidence",

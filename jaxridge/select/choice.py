@@ -1,5 +1,6 @@
 """What a grid of λ gives, and what a rule takes of it: one `Path` and one `Choice` for every family of problems."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -8,13 +9,14 @@ import jax.numpy as jnp
 
 from jaxridge.core.checks import as_lam
 from jaxridge.core.factored import Factored
+from jaxridge.core.report import Record, brief
 from jaxridge.core.results import messages
 from jaxridge.core.types import Array, Bool, Float, Int, Lam
 
 __all__ = ["Choice", "Path", "ends"]
 
 
-class Path(eqx.Module):
+class Path(Record):
     """A model for every λ of a grid, from one factorisation.
 
     ``lams`` (k,) or (k, t); ``fits`` the models, with the grid as their leading axis, whose fields are those of the
@@ -30,6 +32,13 @@ class Path(eqx.Module):
     lams: Float[Array, "k *t"]
     fits: Any
     factored: Any
+
+    def __repr__(self) -> str:
+        low, high = ends(self.lams)
+        fields = ((field.name, getattr(self.fits, field.name)) for field in dataclasses.fields(self.fits))
+        kept = {name: value for name, value in fields if name not in ("lam", *self.fits.shared) and value is not None}
+        shown = ", ".join(f"{name}={brief(value)}" for name, value in kept.items())
+        return f"Path of {len(self)} {type(self.fits).__name__}, lams from {brief(low)} to {brief(high)}: {shown}"
 
     def __len__(self) -> int:
         return self.lams.shape[0]
@@ -49,11 +58,17 @@ class Path(eqx.Module):
         if self.factored is None:
             raise ValueError("at needs the factor of a dense solver; make lam a part of lams instead.")
         problem = self.factored.problem
-        return _fit_at(self.factored, as_lam(lam, problem.y, problem.single))
+        fit = _fit_at(self.factored, as_lam(lam, problem.y, problem.single))
+        return fit.with_names(getattr(self.fits, "names", None))
+
+    def with_names(self, names: tuple[str, ...] | None) -> "Path":
+        """The same with names of columns."""
+        return Path(self.lams, self.fits.with_names(names), self.factored)
 
     def predict(self, X: Any, **options: Any) -> Float[Array, "k n *t"]:
         """Predictions at every λ: (k, n) or (k, n, t)."""
-        return jax.vmap(lambda fit: fit.predict(X, **options), in_axes=(self.fits.axes(),))(self.fits)
+        fits, names = self.fits, getattr(self.fits, "names", None)
+        return jax.vmap(lambda fit: fit.predict(X, **options), in_axes=(fits.axes().with_names(names),))(fits)
 
 
 @eqx.filter_jit
@@ -61,7 +76,7 @@ def _fit_at(factored: Factored, lam: Lam) -> Any:
     return factored.fit(lam)
 
 
-class Choice(eqx.Module):
+class Choice(Record):
     """The λ that a rule takes from a grid, and why.
 
     ``lam`` () or, per target, (t,); ``lams`` (k,) and ``scores`` (k[, t]), lower is better, NaN where a λ was not
@@ -80,6 +95,30 @@ class Choice(eqx.Module):
     beside_unresolved: Bool[Array, "*t"]
     fit: Any
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        low, high = ends(self.lams)
+        spread = "" if self.spread is None else f" ± {brief(self._taken(self.spread))}"
+        return (
+            f"Choice(lam={brief(self.lam)} of {len(self.lams)} from {brief(low)} to {brief(high)}, "
+            f"score={brief(self._taken(self.scores))}{spread}, at_edge={brief(self.at_edge)}, fit={self.fit!r})"
+        )
+
+    def with_names(self, names: tuple[str, ...] | None) -> "Choice":
+        """The same with names of columns."""
+        return dataclasses.replace(self, fit=self.fit.with_names(names))
+
+    def _taken(self, scores: Float[Array, "k *t"]) -> Float[Array, "*t"]:
+        """Those of the grid point that was taken."""
+        return jnp.take_along_axis(scores, jnp.broadcast_to(self.index, scores.shape[1:])[None], axis=0)[0]
+
+    def predict(self, X: Any, **options: Any) -> Array:
+        """Predictions of the model that was chosen."""
+        return self.fit.predict(X, **options)
+
+    def score(self, X: Any, y: Any, *, weights: Any = None) -> Float[Array, "*t"]:
+        """R² of that model, as `Fit.score`."""
+        return self.fit.score(X, y, weights=weights)
 
     def message(self) -> str:
         """What a reader should know about this choice; empty if there is nothing to say."""

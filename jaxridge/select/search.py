@@ -18,13 +18,14 @@ from jaxridge.core.rows import map_rows
 from jaxridge.core.types import Array, Bool, Float, Int
 from jaxridge.linalg import secular
 from jaxridge.select.choice import ends
+from jaxridge.select.information import aic, aicc, bic
 from jaxridge.select.noise import l_curve, quasi_optimality
 from jaxridge.select.rules import gcv, holdout, kfold
 
 
 def needs_leverages(rule: Any) -> bool:
     """Whether a rule looks at leverages, as far as is known: functions of the user's own may."""
-    return rule not in (gcv, l_curve, quasi_optimality) and getattr(rule, "leverages", True)
+    return rule not in (gcv, l_curve, quasi_optimality, aic, aicc, bic) and getattr(rule, "leverages", True)
 
 
 def bind(rule: Callable[..., Array], factored: Factored) -> Any:

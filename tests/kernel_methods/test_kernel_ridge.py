@@ -532,7 +532,7 @@ def test_no_posterior_without_noise_or_prior(lam, noise):
         (lambda: choice_by(select.kfold(3), NYSTROEM), r"kfold is not offered by Nystroem; use select\.loo"),
         (lambda: choice_by(select.loo, jxr.Nystroem(centres=NEW[:, :1])), "centres has points of shape"),
         (lambda: choice_by(select.loo, "eigen"), r"solver is 'eigen'; pass kernel_methods\."),
-        (lambda: choice_by(select.loo, jxr.Iterative), "solver is <class"),
+        (lambda: choice_by(select.loo, jxr.Iterative), "solver is the class Iterative"),
         (lambda: jxr.Iterative(3), "key is 3"),
         (lambda: jxr.Iterative(jax.random.key(0), rank=1.5), r"rank is 1\.5; pass a whole number from 0 on"),
         (lambda: jxr.Nystroem(jax.random.key(0), rank=0), "rank is 0; pass a whole number from 1 on"),

@@ -1,0 +1,139 @@
+"""Records in a file and back: one npz of arrays and a description of the record in JSON, no pickle, no training data.
+
+What a file describes is made of this package's own records, so that loading one runs no code but theirs. A path
+leaves its factor out, which holds the rows that it was made from; only kernel models keep points, which carry their
+coefficients.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxridge.core.results import RESULTS
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+ROOTS = ("jaxridge", "jax.numpy", "jax.scipy")
+LEFT_OUT = ("factored",)  # fields that hold training data
+
+
+def save(path: str | os.PathLike[str], record: Any) -> None:
+    """Write a record, such as a `Fit`, a `Path` or a `Choice`, to an npz file.
+
+    The file appears whole or not at all. Raises ValueError for what is traced, and for functions and classes that are
+    not of this package.
+
+    >>> import tempfile, jax.numpy as jnp, jaxridge as jxr
+    >>> fit = jxr.ridge(jnp.eye(2), jnp.array([1.0, 3.0]), 1.0, intercept=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jxr.save(f"{folder}/fit.npz", fit)
+    ...     print(jxr.load(f"{folder}/fit.npz").coef)
+    [0.5 1.5]
+    """
+    arrays: dict[str, np.ndarray] = {}
+    description = json.dumps({"format": FORMAT, "record": _described(record, arrays, "record")})
+    target = Path(path)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        try:
+            np.savez(file, allow_pickle=False, description=np.array(description), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The record of a file that `save` wrote. Its arrays have the dtype they had, float64 where x64 is on.
+
+    Raises ValueError for another kind of file, and for one of a later version.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if "description" not in file.files:
+            raise ValueError(f"{path} is no record; pass a file that jaxridge.save wrote.")
+        description = json.loads(str(file["description"]))
+        if description["format"] != FORMAT:
+            raise ValueError(f"{path} has format {description['format']}, and this version reads {FORMAT}: upgrade it.")
+        return _restored(description["record"], file)
+
+
+def _described(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
+    """``value`` as JSON, its arrays put aside by number."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, type(RESULTS.successful)):
+        return {"result": _described(value._value, arrays, where)}
+    if isinstance(value, Tracer):
+        raise ValueError(f"{where} is traced; save outside of jit, vmap and grad.")
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise ValueError(f"{where} is a random key, which no record needs; leave it out.")
+        name = f"a{len(arrays)}"
+        arrays[name] = np.asarray(value)
+        return {"array": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _described(each, arrays, f"{where}[{key!r}]")] for key, each in value.items()]}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_described(each, arrays, f"{where}[{i}]") for i, each in enumerate(value)]}
+    named = value if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")) else type(value)
+    home, name = named.__module__, named.__qualname__
+    if not home.startswith(ROOTS) or "<" in name:
+        raise ValueError(
+            f"{where} is {home}.{name}, which is not of jaxridge, so that no file can name it; save the rest."
+        )
+    if named is value:
+        return {"name": f"{home}:{name}"}
+    names = value._fields if hasattr(value, "_fields") else [field.name for field in dataclasses.fields(value)]
+    fields = {each: None if each in LEFT_OUT else getattr(value, each) for each in names}
+    described = {each: _described(part, arrays, f"{where}.{each}") for each, part in fields.items()}
+    return {"class": f"{home}:{name}", "fields": described}
+
+
+def _restored(value: Any, file: Any) -> Any:
+    """What `_described` made, back."""
+    if not isinstance(value, dict):
+        return value
+    [kind] = value.keys() - {"fields"}
+    if kind == "array":
+        return jnp.asarray(file[value["array"]])
+    if kind == "result":
+        return eqx.tree_at(lambda item: item._value, RESULTS.successful, _restored(value["result"], file))
+    if kind == "dict":
+        return {key: _restored(each, file) for key, each in value["dict"]}
+    if kind in ("list", "tuple"):
+        parts = [_restored(each, file) for each in value[kind]]
+        return parts if kind == "list" else tuple(parts)
+    found = _named(value[kind])
+    if kind == "name":
+        return found
+    fields = {name: _restored(each, file) for name, each in value["fields"].items()}
+    if hasattr(found, "_fields"):
+        return found(**fields)
+    record = object.__new__(found)
+    for name, each in fields.items():
+        object.__setattr__(record, name, each)
+    return record
+
+
+def _named(name: str) -> Any:
+    """A class or function of the package by its name."""
+    home, _, inside = name.partition(":")
+    if not home.startswith(ROOTS):
+        raise ValueError(f"the file names {name!r}, which is not of jaxridge; it was not written by jaxridge.save.")
+    found: Any = importlib.import_module(home)
+    for part in inside.split("."):
+        found = getattr(found, part)
+    return found

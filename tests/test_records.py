@@ -1,0 +1,152 @@
+"""Records at a prompt: what they print, what they score, and the columns of data frames that they know by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxridge as jxr
+from jaxridge import kernels
+from jaxridge.core import measures
+
+X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0], [4.0, 2.0], [7.0, 3.0]])
+y = np.array([1.0, 2.0, 4.0, 5.0, 9.0])
+RBF = kernels.RBF(1.0)
+
+SHOWN = [
+    (
+        lambda: jxr.ridge(X, y, 1.0),
+        "Fit(coef=[1.019, 0.2178], intercept=0.8667, lam=1, dof=2.891, rss=",
+    ),
+    (lambda: jxr.ridge_path(X, y, [0.0, 1.0]), "Path of 2 Fit, lams from 0 to 1: coef=(2, 2) in ["),
+    (lambda: jxr.ridge_cv(X, y, [0.1, 1.0]), "Choice(lam=0.1 of 2 from 0.1 to 1, score="),
+    (lambda: jxr.ridge(X, y, -1.0), "result=invalid_lam)"),
+    (lambda: jxr.ridge(X, np.stack([y, y], axis=1), 1.0), "result=2 successful)"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF), "KernelFit(kernel=RBF(1), points=(5, 2) in [0, 7], dual_coef=["),
+    (lambda: jxr.tikhonov(X, y, 1.0), "TikhonovFit(x=["),
+]
+
+
+@pytest.mark.parametrize(("record", "said"), SHOWN, ids=[said[:20] for _, said in SHOWN])
+def test_a_record_shows_its_numbers(record, said):
+    shown = repr(record())
+    assert said in shown
+    assert "\n" not in shown
+
+
+def test_a_traced_record_shows_shapes():
+    seen = []
+    jax.jit(lambda X: seen.append(repr(jxr.ridge_cv(X, y, [1.0]))) or 0.0)(X)
+    assert "coef=float64[2]" in seen[0]
+
+
+def test_measures_are_those_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    truth, weights = rng.standard_normal((30, 2)), rng.uniform(0.0, 1.0, 30)
+    guess = truth + 0.3 * rng.standard_normal((30, 2)) + 0.1
+    pairs = [
+        (measures.r2, metrics.r2_score),
+        (measures.mse, metrics.mean_squared_error),
+        (measures.explained_variance, metrics.explained_variance_score),
+    ]
+    for ours, theirs in pairs:
+        expected = theirs(truth, guess, sample_weight=weights, multioutput="raw_values")
+        np.testing.assert_allclose(ours(truth, guess, weights=weights), expected, rtol=1e-12)
+    fit = jxr.ridge(X, y, 1.0)
+    np.testing.assert_allclose(fit.score(X, y), metrics.r2_score(y, fit.predict(X)), rtol=1e-12)
+    assert jnp.isnan(fit.score(X, np.ones(5)))
+    with pytest.raises(ValueError, match="pass targets of the same rows"):
+        fit.score(X, y[:3])
+
+
+def test_a_choice_predicts_and_scores():
+    choice = jxr.ridge_cv(X, y, [0.1, 1.0])
+    assert jnp.array_equal(choice.predict(X), choice.fit.predict(X))
+    assert choice.score(X, y) == choice.fit.score(X, y)
+
+
+def frame():
+    pandas = pytest.importorskip("pandas")
+    columns = {"age": [1.0, 2.0, 4.0, 3.0], "owner": [True, False, True, True]}
+    table = pandas.DataFrame(columns)
+    table["rooms"] = pandas.array([1, 2, 2, 5], dtype="Int64")
+    return pandas, table
+
+
+def test_columns_of_a_frame_are_numbers_of_every_kind():
+    pandas, table = frame()
+    plain = np.array([[1.0, 1, 1], [2, 0, 2], [4, 1, 2], [3, 1, 5]])
+    fit = jxr.ridge(table, y[:4], 1.0)
+    assert jnp.array_equal(fit.coef, jxr.ridge(plain, y[:4], 1.0).coef)
+    pytest.importorskip("pyarrow")
+    arrow = table.convert_dtypes(dtype_backend="pyarrow")
+    assert jnp.array_equal(jxr.ridge(arrow, y[:4], 1.0).coef, fit.coef)
+    table["town"] = ["a", "b", "a", "c"]
+    with pytest.raises(ValueError, match="column 'town' of X holds values that are not numbers"):
+        jxr.ridge(table, y[:4], 1.0)
+    table["town"] = pandas.array([1, None, 2, 2], dtype="Int64")
+    assert jxr.ridge(table, y[:4], 1.0).result == jxr.RESULTS.nonfinite_input
+
+
+def test_a_model_knows_its_columns_by_name():
+    _, table = frame()
+    turned = table[["rooms", "age", "owner"]]
+    models = [jxr.ridge(table, y[:4], 1.0), jxr.ridge_cv(table, y[:4], [1.0]), jxr.ridge_ball(table, y[:4], 0.5)]
+    path = jxr.ridge_path(table, y[:4], [0.5, 1.0])
+    for model in [*models, path, path[1], path[:1], path.at(3.0)]:
+        assert jnp.array_equal(model.predict(turned), model.predict(table))
+        assert jnp.array_equal(model.predict(np.asarray(table, float)), model.predict(table))
+        with pytest.raises(ValueError, match="X has no column 'age'"):
+            model.predict(table[["rooms", "owner"]])
+
+
+SAVED = [
+    lambda: jxr.ridge(X, y, 1.0),
+    lambda: jxr.ridge_path(X, y, [0.5, 1.0]),
+    lambda: jxr.ridge_cv(X, np.stack([y, -y], axis=1), [0.1, 1.0], per_target=True),
+    lambda: jxr.ridge_inference(X, y, 1.0),
+    lambda: jxr.kernel_ridge(X, y, 1.0, kernel=2.0 * RBF + kernels.Linear()),
+    lambda: jxr.kernel_ridge_cv(X, y, [0.1, 1.0], kernel=RBF),
+    lambda: jxr.tikhonov_cv(X, y, [0.1, 1.0]),
+    lambda: jxr.least_squares(lambda x, _: x["a"] * X[:, 0] - y, {"a": jnp.zeros(1)[0]}),
+]
+
+
+@pytest.mark.parametrize("record", SAVED, ids=lambda make: make.__code__.co_names[1])
+def test_records_come_back_from_a_file(tmp_path, record):
+    record = record()
+    jxr.save(tmp_path / "record.npz", record)
+    loaded = jxr.load(tmp_path / "record.npz")
+    assert type(loaded) is type(record)
+    assert repr(loaded) == repr(record)
+    if isinstance(record, jxr.Fit | jxr.Path | jxr.KernelFit):
+        assert jnp.array_equal(loaded.predict(X), record.predict(X))
+    assert [each.name for each in tmp_path.iterdir()] == ["record.npz"]
+
+
+def test_a_file_holds_no_training_data(tmp_path):
+    """A path of 10 λ on 5000 rows: coefficients only."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((5000, 3))
+    path = jxr.ridge_path(rows, rows @ [1.0, 2.0, 3.0], np.logspace(-3, 3, 10))
+    jxr.save(tmp_path / "path.npz", path)
+    assert (tmp_path / "path.npz").stat().st_size < 8000
+    with pytest.raises(ValueError, match="make lam a part of lams"):
+        jxr.load(tmp_path / "path.npz").at(0.3)
+
+
+def test_what_cannot_be_saved_or_loaded_says_so(tmp_path):
+    solution = jxr.least_squares(lambda x, _: x - 1.0, jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"record\[1\] is .*, which is not of jaxridge"):
+        jxr.save(tmp_path / "record.npz", [solution, lambda x: x])
+    with pytest.raises(ValueError, match="is traced; save outside of jit"):
+        jax.jit(lambda x: jxr.save(tmp_path / "record.npz", x))(1.0)
+    assert not list(tmp_path.iterdir())
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    with pytest.raises(ValueError, match="pass a file that"):
+        jxr.load(tmp_path / "other.npz")
+    forged = '{"format": 1, "record": {"class": "os:system", "fields": {}}}'
+    np.savez(tmp_path / "forged.npz", description=np.array(forged))
+    with pytest.raises(ValueError, match="it was not written by"):
+        jxr.load(tmp_path / "forged.npz")
