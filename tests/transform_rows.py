@@ -154,6 +154,28 @@ def linear():
     part = lambda X, y, fraction, **more: read(jxr.ridge_fraction(X, y, fraction, **more), fit + " lam")  # noqa: E731
     add("ridge_fraction", "ridge_fraction", part, size, lam="fraction")
     streams(add)
+    sparse(add)
+
+
+def sparse(add):
+    both = {"X": X, "y": Y, "lam": np.array(9.0), "weights": W, "penalty": P}
+    fit = "coef intercept rss"
+    one = lambda X, y, lam, **more: read(jxr.lasso(X, y, lam, **more), fit)  # noqa: E731
+    add("lasso", "lasso", one, both)
+    add("lasso elastic net", "lasso", one, both | {"lam2": np.array(0.8)})
+    wide = {"X": WIDE, "y": WIDE_Y, "lam": np.array(2.0), "weights": WIDE_W, "penalty": WIDE_P}
+    add("lasso wide", "lasso", one, wide)
+    path = {"X": X, "y": Y, "lams": np.array([3.0, 9.0]), "weights": W}
+    grid = lambda X, y, lams, weights: read(jxr.lasso_path(X, y, lams, weights=weights), fit)  # noqa: E731
+    add("lasso_path", "lasso_path", grid, path, lam="lams")
+    ball = lambda X, y, radius, **more: read(jxr.lasso_ball(X, y, radius, **more), fit + " lam")  # noqa: E731
+    size = {"X": X, "y": Y, "radius": np.array(1.1), "weights": W, "penalty": P}
+    add("lasso_ball", "lasso_ball", ball, size, lam="radius")
+
+    def chosen(X, y, lams, weights):
+        return read(jxr.lasso_cv(X, y, lams, rule=select.kfold(4), weights=weights), "scores fit.coef")
+
+    add("lasso_cv", "lasso_cv", chosen, path, lam="lams")
 
 
 def streams(add):

@@ -15,7 +15,8 @@ class RESULTS(eqx.Enumeration):
     """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
 
     Only ``successful``, ``rank_deficient``, ``unresolved``, ``nearly_dependent``, ``max_products``,
-    ``residual_floor``, ``unreachable_residual`` and ``trivial_residual`` come with finite numbers.
+    ``residual_floor``, ``unreachable_residual``, ``trivial_residual``, ``open_gap``, ``not_unique``, ``at_kink`` and
+    ``undetermined_intercept`` come with finite numbers.
 
     >>> import jaxridge as jxr, jax.numpy as jnp
     >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
@@ -73,6 +74,24 @@ class RESULTS(eqx.Enumeration):
         "The residual is smaller than asked even for the smoothest x, so lam is infinite. Is the noise level too high, "
         "or is there no signal?"
     )
+    path_ended = "The path was followed to a larger lam only. Raise max_knots, or make this lam a part of lams."
+    open_gap = (
+        "The duality gap, which bounds how far the objective may lie above its minimum, stayed above tol. Use a larger "
+        "tol or lam, or float64; where there is max_steps, raise it."
+    )
+    not_unique = (
+        "Columns that are linearly dependent have the same part in the fit: the objective is at its minimum, and other "
+        "coefficients reach it too. Drop columns, or use lam2 > 0."
+    )
+    at_kink = (
+        "The solution is right, and at this lam it has no derivative but one-sided ones: its support changes here. "
+        "Derivatives are those of one side. Move lam a little."
+    )
+    undetermined_intercept = (
+        "No point lies on the margin itself, so that a whole interval of intercepts is as good: this is its middle. "
+        "Derivatives of the intercept are NaN. Use another lam, or the squared hinge."
+    )
+    one_class = "All labels are the same, so that there is nothing to separate. Pass rows of both classes."
     gradient_converged = "converged: the gradient is as small as gtol asks"
     cost_converged = "converged: no step that the data determine gains more than ftol of the cost"
     step_converged = "converged: the steps that the data determine are as short as xtol asks, or as rounding allows"

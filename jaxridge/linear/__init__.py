@@ -4,6 +4,7 @@ from jaxridge.linear import design, spectrum, stream
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.inference import Inference, ridge_inference
 from jaxridge.linear.ridge import ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path, ridge_score
+from jaxridge.linear.sparse import lasso, lasso_ball, lasso_cv, lasso_path
 from jaxridge.linear.spectrum import Spectrum
 
 __all__ = [
@@ -11,6 +12,10 @@ __all__ = [
     "Inference",
     "Spectrum",
     "design",
+    "lasso",
+    "lasso_ball",
+    "lasso_cv",
+    "lasso_path",
     "ridge",
     "ridge_ball",
     "ridge_cv",
