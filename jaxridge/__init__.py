@@ -21,6 +21,7 @@ from jaxridge.inverse import (
 from jaxridge.kernel_methods import (
     Iterative,
     KernelFit,
+    Machine,
     Nystroem,
     Posterior,
     kernel_posterior,
@@ -28,6 +29,9 @@ from jaxridge.kernel_methods import (
     kernel_ridge_cv,
     kernel_ridge_path,
     kernel_ridge_score,
+    svm,
+    svm_cv,
+    svm_path,
 )
 from jaxridge.kernels import features
 from jaxridge.linear import (
@@ -39,6 +43,7 @@ from jaxridge.linear import (
     lasso_ball,
     lasso_cv,
     lasso_path,
+    margins,
     ridge,
     ridge_ball,
     ridge_cv,
@@ -75,6 +80,7 @@ __all__ = [
     "Iterative",
     "KernelFit",
     "LevenbergMarquardt",
+    "Machine",
     "Nystroem",
     "Path",
     "PerLam",
@@ -106,6 +112,9 @@ __all__ = [
     "ridge_path",
     "ridge_score",
     "save",
+    "svm",
+    "svm_cv",
+    "svm_path",
     "tikhonov",
     "tikhonov_ball",
     "tikhonov_cv",

@@ -139,6 +139,7 @@ PUBLIC = (
     "linalg.conjugate_gradients",
     "linalg.golub_kahan",
     "linear.design",
+    "linear.margins",
     "linear.spectrum",
     "linear.stream",
     "optimize.losses",

@@ -226,6 +226,39 @@ def streams(add):
     )
 
 
+def machines(add):
+    # Labels choose, and have no derivative. At these λ no row is so near the margin that differences step over it.
+    labels = np.sign(Y - 1.1 * np.median(Y))
+    losses = {
+        "hinge": jxr.margins.Hinge(),
+        "squared hinge": jxr.margins.SquaredHinge(),
+        "epsilon": jxr.margins.EpsilonInsensitive(0.3),
+    }
+    names = "coef intercept dual_coef norm objective"
+    for name, loss in losses.items():
+        one = lambda X, y, lam, loss=loss, **more: read(jxr.svm(X, y, lam, loss=loss, **more), names)  # noqa: E731
+        lam = np.array(0.8 if loss.labels else 2.3)
+        args = {"X": X, "y": labels if loss.labels else Y, "lam": lam, "weights": W, "penalty": P}
+        still = ("y",) if loss.labels else ()
+        add(f"svm {name}", "svm", one, args, still=still)
+
+    def in_kernel(X, y, lam, scale, weights):
+        fit = jxr.svm(X, y, lam, kernel=kernels.RBF(scale), weights=weights)
+        return read(fit, "intercept dual_coef norm objective")
+
+    args = {"X": X, "y": labels, "lam": np.array(0.15), "scale": np.array(1.3), "weights": W}
+    add("svm kernel", "svm", in_kernel, args, still=("y",))
+    path = lambda X, y, lams, weights: read(jxr.svm_path(X, y, lams, weights=weights), names)  # noqa: E731
+    args = {"X": X, "y": labels, "lams": np.array([0.55, 0.24]), "weights": W}
+    add("svm_path", "svm_path", path, args, lam="lams", still=("y",))
+
+    def chosen(X, y, lams, weights):
+        found = jxr.svm_cv(X, y, lams, folds=3, loss=jxr.margins.SquaredHinge(), weights=weights)
+        return read(found, "scores lam fit.coef")
+
+    add("svm_cv", "svm_cv", chosen, args, lam="lams", still=("y",), flat=("lams",))
+
+
 def kernel_wing():
     add = lambda name, verb, fn, args, **more: row(  # noqa: E731
         "kernel_methods", name, verb, fn, args, rows=[x for x in ("points", "y", "weights") if x in args], **more
@@ -342,6 +375,11 @@ def kernel_wing():
     args = {"points": points, "lam": np.array(0.2), "scale": np.array(1.1)}
     add(
         "features leverage_scores", "features.leverage_scores", scores, args, still=("points", "lam", "scale"), bad=None
+    )
+    machines(
+        lambda name, verb, fn, args, **more: row(
+            "kernel_methods", name, verb, fn, args, rows=[x for x in ("X", "y", "weights") if x in args], **more
+        )
     )
 
 

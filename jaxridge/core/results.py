@@ -88,9 +88,14 @@ class RESULTS(eqx.Enumeration):
         "Derivatives are those of one side. Move lam a little."
     )
     undetermined_intercept = (
-        "No point lies on the margin itself, so that a whole interval of intercepts is as good: this is its middle. "
-        "Derivatives of the intercept are NaN. Use another lam, or the squared hinge."
+        "No row lies on the margin itself, so that a whole interval of intercepts is as good as this one. Its "
+        "derivatives are NaN. Use another lam, or the squared hinge."
     )
+    invalid_labels = (
+        "Labels must be -1 and 1: for 0 and 1 pass 2 * y - 1, for more classes margins.one_vs_rest(labels)."
+    )
+    negative_epsilon = "epsilon must be >= 0."
+    lam_not_positive = "lam must be positive and finite here."
     one_class = "All labels are the same, so that there is nothing to separate. Pass rows of both classes."
     gradient_converged = "converged: the gradient is as small as gtol asks"
     cost_converged = "converged: no step that the data determine gains more than ftol of the cost"

@@ -3,9 +3,11 @@
 from jaxridge.kernel_methods.fit import KernelFit
 from jaxridge.kernel_methods.iterative import Iterative
 from jaxridge.kernel_methods.kernel_ridge import kernel_ridge, kernel_ridge_cv, kernel_ridge_path, kernel_ridge_score
+from jaxridge.kernel_methods.machine import Machine
 from jaxridge.kernel_methods.nystroem import Nystroem
 from jaxridge.kernel_methods.posterior import Posterior, kernel_posterior
 from jaxridge.kernel_methods.spectrum import Cholesky, Eigen, KernelSpectrum, Mixed, Tridiagonal, from_kernel
+from jaxridge.kernel_methods.svm import svm, svm_cv, svm_path
 
 __all__ = [
     "Cholesky",
@@ -13,6 +15,7 @@ __all__ = [
     "Iterative",
     "KernelFit",
     "KernelSpectrum",
+    "Machine",
     "Mixed",
     "Nystroem",
     "Posterior",
@@ -23,4 +26,7 @@ __all__ = [
     "kernel_ridge_cv",
     "kernel_ridge_path",
     "kernel_ridge_score",
+    "svm",
+    "svm_cv",
+    "svm_path",
 ]

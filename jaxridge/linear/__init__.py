@@ -1,6 +1,6 @@
 """Ridge regression on a matrix of features: the verbs, the factorisations behind them, and rows that stream."""
 
-from jaxridge.linear import design, spectrum, stream
+from jaxridge.linear import design, margins, spectrum, stream
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.inference import Inference, ridge_inference
 from jaxridge.linear.ridge import ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path, ridge_score
@@ -16,6 +16,7 @@ __all__ = [
     "lasso_ball",
     "lasso_cv",
     "lasso_path",
+    "margins",
     "ridge",
     "ridge_ball",
     "ridge_cv",

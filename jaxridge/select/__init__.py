@@ -15,7 +15,16 @@ from jaxridge.select.rules import (
     marginal_likelihood,
     misclassification,
 )
-from jaxridge.select.search import bind, evaluate, lowest, needs_leverages, one_standard_error, search, with_code
+from jaxridge.select.search import (
+    bind,
+    choose,
+    evaluate,
+    lowest,
+    needs_leverages,
+    one_standard_error,
+    search,
+    with_code,
+)
 
 __all__ = [
     "Choice",
@@ -25,6 +34,7 @@ __all__ = [
     "aicc",
     "bic",
     "bind",
+    "choose",
     "cp",
     "discrepancy",
     "evaluate",
