@@ -27,10 +27,11 @@ ORDER = (
     "training",
     "__init__",
     "plot",
+    "plot_shapes",
     "cli",
     "__main__",
 )
-EDGES = {"plot", "cli", "__main__"}
+EDGES = {"plot", "plot_shapes", "cli", "__main__"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "equinox", "lineax", "jaxtyping", "optax", "numpy", "jaxridge"}
 
 
@@ -145,6 +146,7 @@ PUBLIC = (
     "optimize.losses",
     "inverse.testproblems",
     "plot",
+    "plot_shapes",
 )
 
 

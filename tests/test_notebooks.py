@@ -21,6 +21,8 @@ FIGURES = {
     "07_best_decay": 1,
     "08_synapse_that_forgets": 3,
     "09_few_shot_heads": 1,
+    "10_margins_and_losses": 3,
+    "11_sphere_and_diamond": 2,
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = ("02_ridge_head", "03_curve_fitting")  # `make notebooks` runs them all

@@ -45,6 +45,8 @@ CURES: dict[str, tuple[tuple[str, str], ...]] = {
     "scoring": (("rule", "write rule, such as select.loo, select.gcv or select.kfold(5)"),),
     "gcv_mode": (("rule", "write rule=select.gcv"),),
     "alpha_per_target": (("per_target", "write per_target"),),
+    "l1_ratio": (("lam2", "write lam = 2n·l1_ratio·alpha and lam2 = n·(1 − l1_ratio)·alpha"),),
+    "epsilon": (("loss", "write loss=margins.EpsilonInsensitive(epsilon)"),),
     "gamma": (("kernel", "write kernel=kernels.RBF(scale) with scale = 1/√(2 gamma)"),),
     "length_scale": (("kernel", "write kernel=kernels.RBF(length_scale), or another of jaxridge.kernels"),),
     "degree": (("kernel", "write kernel=kernels.Polynomial(...)"),),

@@ -24,6 +24,7 @@ from jaxridge.core.checks import as_floats, as_lam, as_lams
 from jaxridge.core.numbers import matmul, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
+from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods import machine
 from jaxridge.kernel_methods.form import tolerance as symmetric_to
 from jaxridge.kernel_methods.kernel_ridge import problem_of
@@ -56,6 +57,7 @@ class Inputs(eqx.Module):
     single: bool = eqx.field(static=True)
 
 
+@verb()
 def svm(
     X: Any,
     y: Any,
@@ -102,6 +104,7 @@ def svm(
     return path[0]
 
 
+@verb()
 def svm_path(
     X: Any,
     y: Any,
@@ -133,6 +136,7 @@ def svm_path(
     return _svm_path(inputs, as_lams(lams, inputs.y), _tol(tol, inputs), _steps(max_steps))
 
 
+@verb()
 def svm_cv(
     X: Any,
     y: Any,

@@ -24,6 +24,7 @@ from jaxridge.core.implicit import root
 from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array, Float
+from jaxridge.core.verbs import verb
 from jaxridge.linear.design import Data, Options, Terms, checked
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.support import Sparse, sparse_of
@@ -35,6 +36,7 @@ __all__ = ["lasso", "lasso_ball", "lasso_cv", "lasso_path"]
 MOST_COLUMNS = 2000
 
 
+@verb(checked)
 def lasso(
     X: Any, y: Any, lam: Any, *, lam2: Any = None, max_knots: int | None = None, **problem: Unpack[Options]
 ) -> Fit:
@@ -66,6 +68,7 @@ def lasso(
     return _lasso(data, lam, _lam2(lam2, data), terms, _most(max_knots, data))
 
 
+@verb(checked)
 def lasso_path(
     X: Any,
     y: Any,
@@ -95,6 +98,7 @@ def lasso_path(
     return _lasso_path(data, as_lams(lams, data.y), _lam2(lam2, data), terms, _most(max_knots, data))
 
 
+@verb(checked)
 def lasso_cv(
     X: Any,
     y: Any,
@@ -130,6 +134,7 @@ def lasso_cv(
     return _lasso_cv(data, lams, _lam2(lam2, data), rule, terms, pick, per_target, memory, most)
 
 
+@verb(checked)
 def lasso_ball(X: Any, y: Any, radius: Any, *, max_knots: int | None = None, **problem: Unpack[Options]) -> Fit:
     """Least squares inside a diamond: min ‖y − Xw − b‖² subject to Σⱼ pⱼ|wⱼ| <= radius.
 
