@@ -33,7 +33,7 @@ def constraints(X: Any, y: Any, radius: Any, ax: "Axes") -> "Axes":
     >>> X, y = jnp.array([[1.0, 0.2], [0.0, 1.0], [-1.0, 0.5]]), jnp.array([2.0, 1.0, -1.0])
     >>> ax = plot_shapes.constraints(X, y, 0.5, Figure().subplots())
     >>> [text.get_text() for text in ax.get_legend().get_texts()][2]
-    'diamond, λ = 2.4, column 1 is 0'
+    'diamond, λ = 4, column 1 is 0'
     """
     X, y = np.asarray(X, float), np.asarray(y, float)
     if X.ndim != 2 or X.shape[1] != 2:
@@ -51,8 +51,8 @@ def constraints(X: Any, y: Any, radius: Any, ax: "Axes") -> "Axes":
     away = np.stack(np.meshgrid(first, second), axis=-1) - best
     loss = np.sum(np.square(away @ centred.T), axis=-1)
     touched = [float(np.sum(np.square((np.asarray(fit.coef) - best) @ centred.T))) for fit in (sphere, diamond)]
-    between = np.quantile(loss, [0.05, 0.9])
-    levels = np.unique(np.concatenate([touched, np.geomspace(*np.maximum(between, 1e-12), 5)]))
+    near, far = (max(float(np.quantile(loss, part)), 1e-12) for part in (0.05, 0.9))
+    levels = np.unique(np.concatenate([touched, np.geomspace(near, far, 5)]))
     ax.contour(first, second, loss, levels=levels, colors="0.75", linewidths=0.8)
     ax.plot(*best, "k+", markersize=9, label="least squares")
     for (name, shape), fit, colour in zip(
