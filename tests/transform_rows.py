@@ -256,7 +256,7 @@ def machines(add):
         found = jxr.svm_cv(X, y, lams, folds=3, loss=jxr.margins.SquaredHinge(), weights=weights)
         return read(found, "scores lam fit.coef")
 
-    add("svm_cv", "svm_cv", chosen, args, lam="lams", still=("y",), flat=("lams",))
+    add("svm_cv", "svm_cv", chosen, args, lam="lams", still=("y", "lams"))
 
 
 def kernel_wing():

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxridge import select
 from jaxridge.core.checks import as_floats, as_lam, as_lams
+from jaxridge.core.implicit import first_order_only
 from jaxridge.core.numbers import matmul, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
@@ -420,8 +421,10 @@ def _svm_cv(
         return mean_losses(jnp.where(known[None, :], wrong, jnp.nan), take_rows(inputs.weights, test), lambda e: e)
 
     losses = jax.vmap(lambda y: jax.vmap(lambda rows: of_fold(y, *rows))((parts.train, parts.test)), 1, 2)(inputs.y)
-    scores = jax.lax.stop_gradient(jnp.mean(losses, axis=(0, 2))[:, None])
-    spread = jnp.std(jax.lax.stop_gradient(jnp.mean(losses, axis=2)), axis=0, ddof=1)[:, None] / np.sqrt(folds)
+    # Errors are whole numbers, of which only the weights have derivatives; those of real targets are not followed.
+    losses = losses if labels else first_order_only(losses, (inputs.X, inputs.y, inputs.weights, grid), None)
+    scores = jnp.mean(losses, axis=(0, 2))[:, None]
+    spread = jnp.std(jax.lax.stop_gradient(jnp.mean(losses, axis=2)), axis=0, ddof=1)[:, None] / folds**0.5
     index, lam, at_edge = select.choose(pick, grid, scores, spread, jnp.ones(1, scores.dtype))
     known = ~jnp.all(jnp.isnan(scores))
     lam = jnp.where(known, lam, jnp.nan)
