@@ -100,6 +100,19 @@ class RESULTS(eqx.Enumeration):
     gradient_converged = "converged: the gradient is as small as gtol asks"
     cost_converged = "converged: no step that the data determine gains more than ftol of the cost"
     step_converged = "converged: the steps that the data determine are as short as xtol asks, or as rounding allows"
+    undetermined = (
+        "converged: the cost is stationary, but the data do not determine every combination of the parameters. Of "
+        "derivatives, those of what is determined exist. Fix a parameter, or use lam > 0."
+    )
+    no_influence = (
+        "converged: the cost is stationary, but at the answer a free parameter does not change the residual, as where "
+        "a bound holds another one. It stays where it was. Fix it, or use lam > 0."
+    )
+    evaporated = (
+        "Where the search ended a parameter has no influence on the residual any more, although it had at the start, "
+        "and no bound is active: its value means nothing. Bound the parameters, or start nearer."
+    )
+    saddle = "The gradient is zero but the point is no minimum: a saddle or a maximum. Start from another point."
     max_steps = "max_steps was reached before any convergence test was met. Raise it, or start nearer."
     rounding_limited = (
         "Rounding in the residual hides what could still be gained, which may be half a percent of the cost or more. "

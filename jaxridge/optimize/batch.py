@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxridge.core.implicit import frozen
 from jaxridge.core.numbers import select
 from jaxridge.core.types import Array
-from jaxridge.optimize import loop
+from jaxridge.optimize import loop, polish
 from jaxridge.optimize.least_squares import (
     LevenbergMarquardt,
     NonlinearProblem,
@@ -106,20 +106,26 @@ def _run(problem: NonlinearProblem, in_axes: Any, block: int) -> Solution:
         ready = lane(x0, own)
         box, solver = frozen((ready.box, ready.solver))
         x = ready.x if box is None else box.clip(ready.x)
-        return loop.start(frozen(ready.objective), solver, x, True)
+        return loop.start(frozen(ready.objective), solver, x)
 
     def decide(state: loop.State, x0: Any, own: Any) -> loop.Decision:
         objective, solver, box, tol = frozen((*lane(x0, own)[:3], problem.tol))
         return loop.decide(objective, solver, box, tol, state)
 
     def move(state: loop.State, decision: loop.Decision, x0: Any, own: Any) -> loop.State:
-        return loop.move(frozen(lane(x0, own).objective), True, state, decision)
+        objective, solver = frozen(lane(x0, own)[:2])
+        return loop.move(objective, solver, state, decision)
+
+    def finish(state: loop.State, x0: Any, own: Any) -> loop.State:
+        ready = lane(x0, own)
+        return polish.polish(*frozen(ready[:3]), state, ready.derivative is not None)
 
     lanes = _Lanes(
         begin=jax.vmap(begin, 0, -1),
         decide=jax.vmap(decide, (-1, 0, 0), -1),
         stay=jax.vmap(loop.stay, -1, -1),
         move=jax.vmap(move, (-1, -1, 0, 0), -1),
+        finish=jax.vmap(finish, (-1, 0, 0), -1),
         most=problem.tol.steps,
     )
     states = lanes.all(frozen((x0, own)), block)
@@ -141,6 +147,7 @@ class _Lanes(eqx.Module):
     decide: Callable[..., loop.Decision]
     stay: Callable[..., loop.State]
     move: Callable[..., loop.State]
+    finish: Callable[..., loop.State]
     most: Array
 
     def running(self, states: loop.State) -> Array:
@@ -177,7 +184,9 @@ class _Lanes(eqx.Module):
 
         states = jax.lax.map(lambda part: self.until(few, self.begin(*part), part), jax.tree.map(cut, data))
         states = jax.tree.map(join, states)
-        return states if few == 0 else self.stragglers(states, data, min(block, max(_LEAST, count // _SHRINK)))
+        if few > 0:
+            states = self.stragglers(states, data, min(block, max(_LEAST, count // _SHRINK)))
+        return self.finish(states, *data)
 
     def stragglers(self, states: loop.State, data: Any, block: int) -> loop.State:
         """Bring the lanes that still run together, a block at a time, as often as it takes."""

@@ -19,7 +19,8 @@ from jaxridge.core.implicit import first_order_only, frozen
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
-from jaxridge.optimize import loop
+from jaxridge.optimize import loop, polish
+from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.flat import (
     as_real,
     closed,
@@ -29,7 +30,7 @@ from jaxridge.optimize.flat import (
     flatten,
     has_forward_mode,
 )
-from jaxridge.optimize.loop import Box, LevenbergMarquardt, Tolerances, TrustRegion
+from jaxridge.optimize.loop import Box, Tolerances
 from jaxridge.optimize.losses import Loss, linear
 from jaxridge.optimize.objective import Objective, Smooth, SumOfSquares, cholesky, products, qr
 from jaxridge.optimize.steps import dogleg, exact, steihaug
@@ -87,6 +88,8 @@ def converged(result: Any) -> Bool[Array, "..."]:
         | (result == RESULTS.gradient_converged)
         | (result == RESULTS.cost_converged)
         | (result == RESULTS.step_converged)
+        | (result == RESULTS.undetermined)
+        | (result == RESULTS.no_influence)
     )
 
 
@@ -96,7 +99,28 @@ Derivative = Callable[[Objective, Array, Array, Callable[[Array], Array], Array]
 def full_hessian(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
     """Solve with the Hessian of the objective, second derivatives of the residual included: exact derivatives."""
     matrix = jax.vmap(jvp, out_axes=1)(jnp.eye(x.shape[0], dtype=x.dtype))
-    return jnp.linalg.solve(matrix, b)
+    return _solve_determined(matrix, held, b)
+
+
+def _solve_determined(matrix: Array, held: Array, b: Array) -> Array:
+    """Solve in the directions that a symmetric matrix determines: the least solution in those variables.
+
+    With the null vectors Z of the free block as constants, H + ZZᵀ is regular, and its solution of (I − ZZᵀ)b is H⁺b.
+    """
+    free = ~held
+    still = jnp.where(free[:, None] & free[None, :], jax.lax.stop_gradient(matrix), 0.0)
+    h = jnp.sqrt(jnp.abs(jnp.diagonal(still)))
+    h = jnp.where(h > 0, h, 1.0)
+    good = jnp.all(jnp.isfinite(still))
+    e, V = jnp.linalg.eigh(jnp.where(good, still / h[:, None] / h[None, :], jnp.eye(len(b), dtype=b.dtype)))
+    null = jnp.abs(e) <= 4 * len(b) * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(e), initial=0.0)
+    inner = null & (jnp.sum(jnp.where(free[:, None], jnp.square(V), 0.0), axis=0) > 0.5)
+    Z = jnp.where(inner[None, :] & free[:, None], V, 0.0) / h[:, None]
+    Z, R = jnp.linalg.qr(Z)
+    Z = jnp.where((jnp.abs(jnp.diagonal(R)) > 0)[None, :], Z, 0.0)
+    scale = jnp.max(jnp.abs(still), initial=0.0)
+    x = jnp.linalg.solve(matrix + scale * matmul(Z, Z.T), b - matmul(Z, matmul(Z.T, b)))
+    return x - matmul(Z, matmul(Z.T, x))
 
 
 def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
@@ -106,11 +130,13 @@ def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Arr
     """
     if not isinstance(objective, SumOfSquares):
         raise ValueError("derivative=gauss_newton needs a sum of squares; minimize takes full_hessian.")
-    J, _, _ = objective.linearise(x, objective.evaluate(x))
+    point = objective.evaluate(x, jnp.zeros((), jnp.int32))
+    root, _ = objective.weights(point.values)
+    J = root[:, None] * objective.jacobian_at(x)
     H = matmul(J.T, J)
-    H = H if objective.lam is None else H + objective.lam * jnp.eye(x.shape[0], dtype=x.dtype)
+    H = H if objective.lam is None else H + jnp.diag(jnp.square(objective.root(point)))
     eye = jnp.eye(x.shape[0], dtype=x.dtype)
-    return jnp.linalg.solve(jnp.where(held[:, None], eye, jnp.where(held[None, :], 0.0, H)), b)
+    return _solve_determined(jnp.where(held[:, None], eye, jnp.where(held[None, :], 0.0, H)), held, b)
 
 
 class Options(TypedDict, Generic[Tree], total=False):
@@ -153,8 +179,9 @@ def least_squares(
         derivative: ``optimize.full_hessian`` (exact), or ``optimize.gauss_newton``, which leaves second derivatives
             of the residual out.
         ftol, xtol, gtol: stop where a step that neither damping nor radius shortened gains less than ftol·F, where it
-            is shorter than xtol‖Dx‖, or where no column of J has a cosine above gtol with the residual: 0, 1e-12 and 0.
-            With 0 the fit goes on as long as rounding lets steps become shorter. None are compiled in.
+            is shorter than xtol‖Nx‖ with the column norms N of J, or where no column of J has a cosine above gtol with
+            the residual: 0, 1e-12 and 0. Otherwise rounding ends the descent, and Newton steps with the whole Hessian
+            say what is there. None are compiled in.
         max_steps: proposals, rejected ones included; 1000. Reaching it is a result code with NaN derivatives.
         callback: ``callback(step, cost, x)`` at every proposal, x the flat vector, for progress. It puts a host
             callback into the program, which has none otherwise.
@@ -208,9 +235,10 @@ def minimize(
 ) -> Solution[Tree]:
     """Minimise a smooth f(x, args) over lower ≤ x ≤ upper, by Newton's method in a trust region.
 
-    Args: as for `least_squares`, with ``fn(x, args)`` a twice differentiable number. gtol is the largest |∂f/∂xⱼ| at
-    which to stop. ``solver=TrustRegion(step=optimize.exact)`` (the default) forms the Hessian, follows negative
-    curvature and leaves saddles; ``step=optimize.steihaug`` takes Hessian-vector products only, for many parameters.
+    Args: as for `least_squares`, with ``fn(x, args)`` a twice differentiable number. gtol: stop where Newton's step
+    promises to gain no more than gtol²·|f|. ``solver=TrustRegion(step=optimize.exact)`` (the default) forms the
+    Hessian, follows negative curvature and leaves saddles; ``step=optimize.steihaug`` takes Hessian-vector products
+    only, for many parameters.
 
     Returns a `Solution`, differentiable like that of `least_squares`, whose evaluations are those of f.
     Equals ``scipy.optimize.minimize(method="trust-exact")``.
@@ -259,7 +287,7 @@ class NonlinearProblem(eqx.Module):
         zero = jnp.zeros_like(flat)
         reference = zero if self.x_ref is None else flat_like("x_ref", self.x_ref, self.x0, flat.dtype)
         lam = None if self.lam is None else self.lam.astype(flat.dtype)
-        objective = SumOfSquares(closed(fn, flat), lam, reference, self.loss, solver.linear, jacobian)
+        objective = SumOfSquares(closed(fn, flat), lam, reference, None, self.loss, solver.linear, jacobian)
         return Prepared(objective, solver, flat_box(self.bounds, self.x0, flat), flat, restore, derivative)
 
 
@@ -302,7 +330,7 @@ def make_problem(
 @eqx.filter_jit
 def _least_squares(problem: NonlinearProblem, callback: Callable[..., None] | None) -> Solution:
     ready = problem.prepare()
-    return solution_of(ready, _search(ready, problem.tol, True, callback))
+    return solution_of(ready, _search(ready, problem.tol, callback))
 
 
 @eqx.filter_jit
@@ -323,26 +351,27 @@ def _minimize(
         raise ValueError("fn must return one number, of shape (); for a vector of residuals use least_squares.")
     objective = Smooth(closed(flat_fn, flat), solver.step is not steihaug)
     ready = Prepared(objective, solver, flat_box(bounds, x0, flat), flat, restore, derivative)
-    return solution_of(ready, _search(ready, tol, False, callback))
+    return solution_of(ready, _search(ready, tol, callback))
 
 
-def _search(ready: Prepared, tol: Tolerances, relative: bool, callback: Callable[..., None] | None) -> loop.State:
-    """Run the loop, without derivatives."""
+def _search(ready: Prepared, tol: Tolerances, callback: Callable[..., None] | None) -> loop.State:
+    """Run the loop and what follows, without derivatives."""
     objective, solver, box, tol = frozen((ready.objective, ready.solver, ready.box, tol))
     x = jax.lax.stop_gradient(ready.x)
     x = x if box is None else box.clip(x)
-    return loop.run(objective, solver, box, tol, x, relative, callback)
+    state = loop.run(objective, solver, box, tol, x, callback)
+    return polish.polish(objective, solver, box, state, ready.derivative is not None)
 
 
 def solution_of(ready: Prepared, state: loop.State) -> Solution:
     """What the end of a search says, with derivatives."""
     objective, box, restore = ready.objective, ready.box, ready.restore
     still_box = frozen(box)
-    x, g = state.x, loop.gradient(state)
+    x, g, unit, e = state.x, loop.gradient(state), state.local.unit, state.point.exponent
     held = jnp.zeros(x.shape, bool) if still_box is None else ~still_box.free(x, g)
     inside = jnp.ones((), bool) if still_box is None else jnp.all(still_box.lower <= still_box.upper)
     result = _result(state, inside, objective)
-    value = _live(objective, box, x, held, converged(result), ready.derivative)
+    value = _live(objective, box, x, (unit, e), held, converged(result), ready.derivative)
     return Solution(
         value=restore(value),
         cost=objective.cost(value),
@@ -356,23 +385,34 @@ def solution_of(ready: Prepared, state: loop.State) -> Solution:
 
 
 def _live(
-    objective: Objective, box: Box | None, x: Array, held: Array, good: Array, derivative: Derivative | None
+    objective: Objective,
+    box: Box | None,
+    x: Array,
+    units: tuple[Array, Array],
+    held: Array,
+    good: Array,
+    derivative: Derivative | None,
 ) -> Array:
-    """x, with the derivatives that ∇F = 0 in the free variables and x = bound in the others imply."""
+    """x, with the derivatives that ∇F = 0 in the free variables and x = bound in the others imply.
+
+    In x + unit·q and F over 4ᵉ, in which squares are in range.
+    """
     if derivative is None:
         return first_order_only(x, eqx.filter((objective, box), eqx.is_inexact_array), NO_FORWARD_MODE)
+    unit, e = units
+    around = objective.around(x, unit, e)
 
-    def optimality(x: Array) -> Array:
-        g = jax.grad(objective.cost)(x)
+    def optimality(q: Array) -> Array:
+        g = jax.grad(around.cost)(q)
         if box is None:
             return g
-        bound = jnp.where(x <= box.lower, box.lower, box.upper)
-        return jnp.where(held, x - jnp.where(held, bound, 0.0), g)
+        bound = jnp.where(x <= frozen(box).lower, box.lower, box.upper)
+        return jnp.where(held, q - (jnp.where(held, bound, x) - x) / unit, g)
 
     def tangent(jvp: Callable[[Array], Array], b: Array) -> Array:
-        return derivative(objective, x, held, jvp, poison(b, good))
+        return derivative(around, jnp.zeros_like(x), held, jvp, poison(b, good))
 
-    return jax.lax.custom_root(optimality, x, lambda _, start: start, tangent)
+    return x + unit * jax.lax.custom_root(optimality, jnp.zeros_like(x), lambda _, start: start, tangent)
 
 
 def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
@@ -385,12 +425,16 @@ def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
         (bad_lam, RESULTS.invalid_lam),
         (code == loop.START, RESULTS.nonfinite_start),
         (code == loop.NONFINITE, RESULTS.nonfinite_region),
-        (code == loop.ROUNDING, RESULTS.rounding_limited),
-        (code == loop.STALLED, RESULTS.stalled),
+        (code == polish.SADDLE, RESULTS.saddle),
+        (code == polish.ROUNDING, RESULTS.rounding_limited),
+        (code == polish.STALLED, RESULTS.stalled),
+        (code == polish.EVAPORATED, RESULTS.evaporated),
+        (code == polish.UNDETERMINED, RESULTS.undetermined),
+        (code == polish.NO_INFLUENCE, RESULTS.no_influence),
         (code == loop.RUNNING, RESULTS.max_steps),
         (code == loop.GRADIENT, RESULTS.gradient_converged),
         (code == loop.COST, RESULTS.cost_converged),
-        (code == loop.STEP, RESULTS.step_converged),
+        ((code == loop.STEP) | (code == polish.MINIMUM), RESULTS.step_converged),
         shape=(),
     )
 

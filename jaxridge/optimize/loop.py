@@ -1,127 +1,46 @@
-"""The one loop: propose a step on a quadratic model, evaluate it, take it or not, and stop for a reason.
+"""The one loop: propose a step on a quadratic model, evaluate it, take it or not, until rounding hides what it gains.
 
-LevenbergMarquardt   controls the damping μ of the step by how well the model predicted the gain
-TrustRegion          controls the radius Δ within which the model is trusted
+Of a trial the cost says one of three things, and a table says what follows:
+
+    GAIN     it fell, by a part of what the model promised    go there, trust the model more
+    LOSS     it rose, or the model broke down                 stay, trust it less
+    HIDDEN   promise and change are both lost in rounding     leave the rest to `polish`
+
+Steps are measured with D. After a step D is the larger of the column norms of J and half of what it was, where steps
+are kept short: memory keeps parameters from evaporating (Moré 1978 takes a maximum over the run). Where they are not,
+D is the norms: what was learned at a start with a huge Jacobian must not freeze parameters later. A column of zeros
+keeps what it had.
+A step is short where ‖Np‖ ≤ xtol‖Nx‖ with the column norms N of the point itself, never with a remembered D, and
+only if nothing shortened it. So no test depends on units of x or r, and none on the way there.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import select
+from jaxridge.core.numbers import power_of_two
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.optimize import steps
-from jaxridge.optimize.objective import Objective, Point, Rounding, Smooth, Stored, SumOfSquares, qr
+from jaxridge.optimize.control import Control, Judged, LevenbergMarquardt, Solver, TrustRegion
+from jaxridge.optimize.objective import Local, Objective, Point, Smooth, SumOfSquares
 from jaxridge.optimize.small import every, total
 
-Control = tuple[Array, ...]
+__all__ = ["LevenbergMarquardt", "Solver", "TrustRegion"]
+
 _WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
 _BENT = 0.75  # the largest second-order part of a step, against the first; Transtrum and Sethna (2012)
-_MEMORY = 0.5  # how much of the scale of the last point stays; heuristic, see LevenbergMarquardt
-_HIDDEN = 5e-3  # of the cost, which rounding may hide in a run that still counts as converged
-_LESS = 0.95  # than the last step's, or what a step promises is jitter; heuristic
-_NOTHING = 1e-3  # of what rounding hides: where shortened steps that promise less and less arrive; heuristic
-_TRUSTED = 0.75  # of the predicted gain; heuristic
-_ROUGH = 10.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
+_MEMORY = 0.5  # how much of the scale of the last point stays where it is felt; heuristic
+ROUGH = 10.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
 
+# What a trial says.
+LOSS, GAIN, HIDDEN = range(3)
 
-class LevenbergMarquardt(eqx.Module):
-    """Damped Gauss–Newton steps (H + μD²)p = −g with geodesic acceleration.
-
-    Args:
-        damping: the first μ, in units of D²; 1e-3 for a start that is near, 1 for one that may be far.
-        linear: how the step is computed: ``optimize.qr`` (accurate), ``optimize.cholesky`` (fast),
-            ``optimize.products`` (matrix-free conjugate gradients, for very many parameters).
-        acceleration: add the second-order part of the step, from one second derivative of the residual along it,
-            and reject steps that bend more than that expansion allows. It takes a tenth of the steps where the
-            valley is curved and narrow. Transtrum and Sethna (2012), arXiv 1201.5885.
-
-    D holds the column norms of J, or half of what D was before if that is more: Moré's (1978) running maximum keeps
-    parameters from evaporating, but after a start with a huge Jacobian it freezes them.
-    μ falls up to tenfold after a gain as predicted, and grows 2, 4, 8, … times over rejected steps
-    (Nielsen 1999, IMM-REP-1999-05). No Jacobian is evaluated after a rejected step.
-    """
-
-    damping: float | Array = 1e-3
-    linear: Callable[..., Any] = eqx.field(static=True, default=qr)
-    acceleration: bool = eqx.field(static=True, default=True)
-
-    def start(self, model: steps.Model, d: Array, x: Array) -> Control:
-        size = jnp.ones((), x.dtype)
-        if isinstance(model, steps.Products):  # D is 1 there
-            g = model.gradient
-            size = model.curvature(g) / jnp.maximum(jnp.sum(g * g), jnp.finfo(g.dtype).tiny)
-        return jnp.asarray(self.damping).astype(x.dtype) * size, jnp.full((), 2.0, x.dtype)
-
-    def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Bool[Array, ""]]:
-        """The step, and whether the data, not the damping, made it."""
-        step = model.damped(d, control[0])
-        return step, control[0] * total(jnp.square(d * step.p)) <= model.curvature(step.p)
-
-    def update(self, control: Control, ratio: Scalar, accepted: Array, length: Scalar) -> Control:
-        mu, growth = control
-        shrink = jnp.maximum(0.1, 1.0 - (2.0 * jnp.clip(ratio, 0.0, 1.0) - 1.0) ** 3)
-        least = jnp.finfo(mu.dtype).eps ** 2
-        return (
-            jnp.where(accepted, jnp.maximum(mu * shrink, least), mu * growth),
-            jnp.where(accepted, 2.0, 2.0 * growth),
-        )
-
-    def release(self, control: Control) -> Control:
-        """A damping that is felt in no direction which the data determine beyond rounding."""
-        mu, growth = control
-        return jnp.minimum(mu, _ROUGH * jnp.finfo(mu.dtype).eps), jnp.full_like(growth, 2.0)
-
-    def released(self, control: Control, unhindered: Bool[Array, ""]) -> Bool[Array, ""]:
-        return control[0] <= self.release(control)[0]
-
-
-class TrustRegion(eqx.Module):
-    """Steps that minimise the model within ‖Dp‖ ≤ Δ.
-
-    Args:
-        step: ``optimize.exact`` (one decomposition, globally optimal also where H is indefinite),
-            ``optimize.dogleg`` (one factorisation, H definite), ``optimize.steihaug`` (products only).
-        radius: the first Δ in units of ‖D x₀‖ (of 1 where that is 0).
-        linear: for sums of squares, where J goes: ``optimize.qr`` or ``optimize.cholesky``; `steihaug` needs
-            ``optimize.products``.
-        acceleration: as for `LevenbergMarquardt`, for sums of squares and exact steps.
-
-    Conn, Gould and Toint (2000), Trust Region Methods, algorithm 6.1.1.
-    """
-
-    step: Callable[..., steps.Step] = eqx.field(static=True, default=steps.exact)
-    radius: float | Array = 1.0
-    linear: Callable[..., Any] = eqx.field(static=True, default=qr)
-    acceleration: bool = eqx.field(static=True, default=True)
-
-    def start(self, model: steps.Model, d: Array, x: Array) -> Control:
-        size = jnp.linalg.norm(d * x)
-        return (jnp.asarray(self.radius).astype(x.dtype) * jnp.where(size > 0, size, 1.0),)
-
-    def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Bool[Array, ""]]:
-        """The step, and whether it ended inside the radius."""
-        step = self.step(model, d, control[0])
-        return step, jnp.linalg.norm(d * step.p) <= 0.99 * control[0]
-
-    def update(self, control: Control, ratio: Scalar, accepted: Array, length: Scalar) -> Control:
-        (radius,) = control
-        grown = jnp.where((ratio > 0.75) & (length > 0.99 * radius), 2.0 * radius, radius)
-        shrunk = 0.25 * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
-        return (jnp.where(accepted & (ratio > 0.25), grown, jnp.where(accepted, 0.5 * radius, shrunk)),)
-
-    def release(self, control: Control) -> Control:
-        return (4.0 * control[0],)
-
-    def released(self, control: Control, unhindered: Bool[Array, ""]) -> Bool[Array, ""]:
-        return unhindered
-
-
-Solver = LevenbergMarquardt | TrustRegion
+# Why the loop ended; from HIDDEN_GAINS on the point is still to be judged.
+RUNNING, GRADIENT, COST, STEP, NONFINITE, START, HIDDEN_GAINS, STUCK = range(8)
 
 
 class Box(eqx.Module):
@@ -147,84 +66,57 @@ class Tolerances(eqx.Module):
     steps: Int[Array, ""]
 
 
-# Why the loop ended.
-RUNNING, GRADIENT, COST, STEP, ROUNDING, STALLED, NONFINITE, START = range(8)
-
-
-class Blind(eqx.Module):
-    """What is remembered where rounding hides the gains of steps, and only the model tells where to go."""
-
-    promised: Scalar  # by the last step, if its gain was hidden
-    trusted: Bool[Array, ""]  # the model: the last gain that could be seen was about as it said
-    released: Bool[Array, ""]  # what damps the steps, since the last gain that could be seen
-    kept: Control  # what it was before
-    refused: Bool[Array, ""]  # a trial since the last step, because of a gain that could be seen
-
-    @staticmethod
-    def start(control: Control) -> "Blind":
-        no, yes = jnp.zeros((), bool), jnp.ones((), bool)
-        return Blind(jnp.full_like(control[0], jnp.inf), yes, no, control, no)
-
-
 class State(eqx.Module):
     """What the loop carries."""
 
     x: Float[Array, " n"]
     point: Point
-    model: Stored
-    noise: Rounding
+    local: Local
     d: Float[Array, " n"]
+    alive: Bool[Array, " n"]  # columns of J that were not zero everywhere on the way
     control: Control
     blocked: Bool[Array, ""]  # a trial since the last step was not finite
-    blind: Blind
     steps: Int[Array, ""]
     evaluations: Int[Array, ""]
     jacobians: Int[Array, ""]
     stop: Int[Array, ""]
 
 
-def _complete(objective: Objective, x: Array, point: Point, stored: Stored) -> steps.Model:
-    if isinstance(stored, steps.Matrix):
-        return stored
-    return steps.Products(objective.product_at(x, point), stored)
+def model_at(objective: Objective, x: Array, point: Point, local: Local) -> steps.Model:
+    """The model with what it does not carry around."""
+    if isinstance(local.stored, steps.Matrix):
+        return local.stored
+    return steps.Products(objective.product_at(x, point), local.stored)
 
 
-def _gradient(stored: Stored) -> Array:
-    return stored.gradient if isinstance(stored, steps.Matrix) else stored
+def column_norms(objective: Objective, local: Local) -> Float[Array, " n"]:
+    """N, in steps q: the column norms of J, penalty included; 1 where there is no sum of squares, or no matrix."""
+    if isinstance(objective, Smooth) or not isinstance(local.stored, steps.Matrix):
+        return jnp.ones_like(local.unit)
+    return jnp.sqrt(jnp.maximum(local.stored.diagonal(), 0.0))
 
 
-def gradient(state: State) -> Array:
-    """∇F where the loop stands."""
-    return _gradient(state.model)
+def size_of(norms: Array, x: Array, local: Local) -> Scalar:
+    """‖Nx‖."""
+    return jnp.sqrt(total(jnp.square((norms / local.unit) * x)))
 
 
-def _scale(stored: Stored, d: Array | None, relative: bool) -> Array:
-    """D: the column norms of J, or a part of what they were; 1 for a column without any norm."""
-    if not relative or not isinstance(stored, steps.Matrix):
-        return jnp.ones_like(_gradient(stored))
-    norms = jnp.sqrt(jnp.maximum(stored.diagonal(), 0.0))
-    if d is None:
-        return jnp.where(norms > 0, norms, 1.0)
-    return jnp.maximum(_MEMORY * d, norms)
-
-
-def start(objective: Objective, solver: Solver, x: Array, relative: bool) -> State:
+def start(objective: Objective, solver: Solver, x: Array) -> State:
     """The state at x, before the first step."""
-    point = objective.evaluate(x)
-    stored, noise = objective.model(x, point)
-    d = _scale(stored, None, relative)
+    point = objective.rescaled(x, objective.evaluate(x, jnp.zeros((), jnp.int32)))
+    local = objective.model(x, point)
+    norms = column_norms(objective, local)
+    d = jnp.where(norms > 0, norms, 1.0)
     zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
-    finite = jnp.isfinite(point.cost) & jnp.all(jnp.isfinite(_gradient(stored)))
-    control = solver.start(_complete(objective, x, point, stored), d, x)
+    finite = jnp.isfinite(point.cost) & every(jnp.isfinite(local.gradient))
     return State(
         x=x,
         point=point,
-        model=stored,
-        noise=noise,
+        local=local,
         d=d,
-        control=control,
+        alive=norms > 0,
+        control=solver.start(model_at(objective, x, point, local), d, size_of(norms, x, local)),
         blocked=jnp.zeros((), bool),
-        blind=Blind.start(control),
         steps=zero,
         evaluations=one,
         jacobians=one,
@@ -237,55 +129,64 @@ class Trial(NamedTuple):
 
     x: Array
     point: Point
-    length: Scalar
+    length: Scalar  # ‖Dp‖
     predicted: Scalar
     gain: Scalar
     resting: Bool[Array, ""]  # nowhere to go
     short: Bool[Array, ""]  # enough to stop after it,
     flat: Bool[Array, ""]  # or of too little gain to go on
-    unhindered: Bool[Array, ""]  # neither damping nor radius shortened it
-    clipped: Bool[Array, ""]  # a bound did
     bent: Bool[Array, ""]  # beyond where its expansion holds
 
 
 def propose(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Trial:
     """The step that the solver wants, inside the box, evaluated."""
-    x, model, g, d = state.x, _complete(objective, state.x, state.point, state.model), _gradient(state.model), state.d
+    x, local, d = state.x, state.local, state.d
+    model, g = model_at(objective, x, state.point, local), local.gradient
     free = jnp.ones(x.shape, bool)
     if box is not None:
         free = box.free(x, g)
         model, g = model.restricted(free), jnp.where(free, g, 0.0)
+
     step, unhindered = solver.propose(model, d, state.control)
-    p, following = step.p, x + step.p
+    q, following = step.p, x + local.unit * step.p
     bent = clipped = jnp.zeros((), bool)
     if solver.acceleration and step.solve is not None and isinstance(objective, SumOfSquares):
-        half = step.solve(jnp.where(free, objective.bend(x, p), 0.0)) / 2
-        bent = jnp.linalg.norm(d * half) * 2 > _BENT * jnp.linalg.norm(d * p)
-        following = following + jnp.where(jnp.isfinite(half), half, 0.0)
+        columns = local.unit * power_of_two(-state.point.exponent, x.dtype)
+        bend = objective.bend(x, local.unit * q, state.point) * columns
+        half = step.solve(jnp.where(free, bend, 0.0)) / 2
+        bent = total(jnp.square(d * half)) * 4 > _BENT**2 * total(jnp.square(d * q))
+        following = following + local.unit * jnp.where(jnp.isfinite(half), half, 0.0)
     if box is not None:
         inside = box.clip(following)
         clipped = jnp.any(inside != following)
         # A cut step is judged by what the model says of it.
-        p, following = jnp.where(clipped, inside - x, p), inside
-    there = objective.evaluate(following)
-    # A stationary point, unless it is a saddle, from which only an exact step finds the way down.
-    resting = every(jnp.abs(g) / d <= tol.g * objective.slope_unit(state.point))
-    length, predicted = jnp.sqrt(total(jnp.square(d * p))), -total(g * p) - 0.5 * model.curvature(p)
-    gain, enough = objective.gain(x, following - x, state.point, there), tol.f * there.cost
+        q, following = jnp.where(clipped, (inside - x) / local.unit, q), inside
+
+    there = objective.evaluate(following, state.point.exponent)
+    norms = column_norms(objective, local)
+    predicted = -total(g * q) - 0.5 * model.curvature(q)
+    gain = objective.gain(x, following - x, state.point, there)
     whole = unhindered & ~clipped
     return Trial(
         x=following,
         point=there,
-        length=length,
+        length=jnp.sqrt(total(jnp.square(d * q))),
         predicted=predicted,
         gain=gain,
-        resting=resting & ~(isinstance(objective, Smooth) & (step.mu > 0)),
-        short=whole & (length <= tol.x * jnp.sqrt(total(jnp.square(d * x)))),
-        flat=whole & (predicted <= enough) & (gain <= enough),
-        unhindered=unhindered,
-        clipped=clipped,
+        resting=_resting(objective, tol, state, g, norms, whole & (step.mu <= 0), predicted),
+        short=whole & (jnp.sqrt(total(jnp.square(norms * q))) <= tol.x * size_of(norms, x, local)),
+        flat=whole & (predicted <= tol.f * there.cost) & (gain <= tol.f * there.cost),
         bent=bent,
     )
+
+
+def _resting(
+    objective: Objective, tol: Tolerances, state: State, g: Array, norms: Array, newton: Array, predicted: Scalar
+) -> Bool[Array, ""]:
+    """Whether the slope is as small as gtol asks: as a cosine, or by what Newton's step promises beside |f|."""
+    if isinstance(objective, Smooth):
+        return newton & (predicted <= jnp.square(tol.g) * jnp.abs(state.point.cost))
+    return every(jnp.abs(g) <= tol.g * jnp.where(norms > 0, norms, 1.0) * objective.slope_unit(state.point))
 
 
 class Decision(NamedTuple):
@@ -296,47 +197,46 @@ class Decision(NamedTuple):
     accepted: Bool[Array, ""]
     control: Control
     blocked: Bool[Array, ""]
-    blind: Blind
     stop: Int[Array, ""]
+
+
+def evidence(state: State, trial: Trial) -> tuple[Int[Array, ""], Scalar]:
+    """What a trial says, and its gain over the predicted one."""
+    sensible = jnp.isfinite(trial.point.cost) & jnp.isfinite(trial.length) & (trial.predicted > 0) & ~trial.bent
+    ratio = jnp.where(sensible, trial.gain / jnp.where(sensible, trial.predicted, 1.0), -jnp.inf)
+    noise = state.local.noise.gain
+    worthwhile = ratio > _WORTHWHILE
+    drowned = sensible & (jnp.maximum(trial.predicted, jnp.abs(trial.gain)) <= ROUGH * noise)
+    hidden = drowned & ((trial.predicted <= noise) | ~worthwhile)
+    return jnp.where(hidden, HIDDEN, jnp.where(worthwhile, GAIN, LOSS)), ratio
 
 
 def decide(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Decision:
     """One proposal, to be taken or not."""
     trial = propose(objective, solver, box, tol, state)
-    sensible = jnp.isfinite(trial.point.cost) & jnp.isfinite(trial.length) & (trial.predicted > 0) & ~trial.bent
-    ratio = jnp.where(sensible, trial.gain / jnp.where(sensible, trial.predicted, 1.0), -jnp.inf)
-    noise, blind = state.noise.gain, state.blind
-    worthwhile = sensible & (ratio > _WORTHWHILE) & ~trial.resting
-    drowned = sensible & (jnp.maximum(trial.predicted, jnp.abs(trial.gain)) <= _ROUGH * noise) & ~trial.resting
-    hidden = drowned & ((trial.predicted <= noise) | ~worthwhile)
-    # Where rounding hides the gain a step is taken if the model promises less than before. What damps it is let go
-    # first where the model could be trusted; if a gain that can be seen then fails, it comes back. Damping that grew
-    # since the last step, because such gains failed, goes on growing until the step is free of it or nothing.
-    content = solver.released(state.control, trial.unhindered) | trial.short | trial.flat
-    releasing = hidden & blind.trusted & ~blind.refused & ~content
-    waiting = hidden & blind.refused & ~trial.unhindered
-    less = trial.predicted <= _LESS * blind.promised
-    accepted = jnp.where(hidden, less & ~releasing & ~waiting, worthwhile)
-    exhausted = hidden & ~less & ~releasing & ~waiting
-    failed = ~hidden & ~accepted
-    back = failed & blind.released
-    updated = solver.update(state.control, ratio, accepted, trial.length)
-    control = select(hidden & ~waiting, state.control, select(back, blind.kept, updated))
-    seen = accepted & ~hidden
+    says, ratio = evidence(state, trial)
+    enough = trial.short | trial.flat
+    accepted = ~trial.resting & ((says == GAIN) | ((says == HIDDEN) & enough))
+    control = solver.update(state.control, Judged(accepted, ratio, trial.length))
+    exhausted = every(trial.x == state.x) | ~jnp.isfinite(control[0]) | (control[0] == 0)
+    stop = jnp.select(
+        [
+            trial.resting & (tol.g > 0),
+            accepted & trial.flat,
+            accepted & trial.short,
+            trial.resting | (says == HIDDEN),
+            ~accepted & exhausted,
+        ],
+        [GRADIENT, COST, STEP, HIDDEN_GAINS, STUCK],
+        RUNNING,
+    )
     return Decision(
         x=trial.x,
         point=trial.point,
         accepted=accepted,
-        control=select(releasing, solver.release(state.control), control),
+        control=control,
         blocked=~accepted & (state.blocked | ~jnp.isfinite(trial.point.cost)),
-        blind=Blind(
-            promised=jnp.where(accepted & hidden, trial.predicted, jnp.where(seen | back, jnp.inf, blind.promised)),
-            trusted=jnp.where(seen, ratio > _TRUSTED, blind.trusted & ~back),
-            released=releasing | (blind.released & ~seen & ~back),
-            kept=select(releasing, state.control, blind.kept),
-            refused=~accepted & (blind.refused | (failed & ~back)),
-        ),
-        stop=_verdict(tol, state, trial, control, accepted, hidden, exhausted, releasing | back),
+        stop=stop.astype(jnp.int32),
     )
 
 
@@ -346,57 +246,45 @@ def stay(state: State, decision: Decision) -> State:
         state,
         control=decision.control,
         blocked=decision.blocked,
-        blind=decision.blind,
         steps=state.steps + 1,
         evaluations=state.evaluations + 1,
         stop=decision.stop,
     )
 
 
-def move(objective: Objective, relative: bool, state: State, decision: Decision) -> State:
-    """The state after a decision to go: with the model where it leads."""
-    stored, noise = objective.model(decision.x, decision.point)
-    lost = ~every(jnp.isfinite(_gradient(stored)))
+def arrive(objective: Objective, solver: Solver, state: State, x: Array, point: Point) -> State:
+    """The state at x, where ``state`` has led to, in its own units."""
+    here = objective.rescaled(x, point)
+    local = objective.model(x, here)
+    change = power_of_two(point.exponent - here.exponent, x.dtype)
+    norms = column_norms(objective, local)
+    remembered = state.d * ((local.unit / state.local.unit) * change)
+    kept = jnp.where(solver.felt(state.control), jnp.maximum(_MEMORY * remembered, norms), norms)
+    lost = ~every(jnp.isfinite(local.gradient))
+    nothing = (state.stop == RUNNING) & _promises_nothing(local)
     return dataclasses.replace(
-        stay(state, decision),
-        x=decision.x,
-        point=decision.point,
-        model=stored,
-        noise=noise,
-        d=_scale(stored, state.d, relative),
+        state,
+        x=x,
+        point=here,
+        local=local,
+        d=jnp.where(norms > 0, kept, remembered),
+        alive=state.alive | (norms > 0),
+        control=solver.in_units(state.control, change),
         jacobians=state.jacobians + 1,
-        stop=jnp.where(lost, NONFINITE, decision.stop),
+        stop=jnp.select([lost, nothing], [NONFINITE, HIDDEN_GAINS], state.stop),
     )
 
 
-def _verdict(
-    tol: Tolerances,
-    state: State,
-    trial: Trial,
-    control: Control,
-    accepted: Array,
-    hidden: Array,
-    exhausted: Array,
-    again: Array,
-) -> Int[Array, ""]:
-    """Why the loop should end here, if it should."""
-    size, cost = jnp.sqrt(total(jnp.square(state.d * state.x))), state.point.cost
-    vague = (state.noise.gain > _HIDDEN * jnp.abs(cost)) & (cost > 4.0 * state.noise.floor)
-    # A step that is shortened may promise nothing for that reason alone.
-    settled = trial.unhindered | (trial.predicted <= _NOTHING * state.noise.gain)
-    unmoved = (trial.length <= jnp.finfo(size.dtype).eps * size) | every(trial.x == state.x)
-    stuck = (~accepted & ~again & unmoved) | ~jnp.isfinite(control[0]) | (control[0] == 0)
-    blocked = state.blocked | ~jnp.isfinite(trial.point.cost)
-    return jnp.select(
-        [
-            trial.resting,
-            accepted & trial.flat,
-            (accepted & trial.short) | (exhausted & (settled | vague)),
-            stuck | exhausted,
-        ],
-        [GRADIENT, COST, jnp.where(exhausted & vague, ROUNDING, STEP), jnp.where(blocked, NONFINITE, STALLED)],
-        RUNNING,
-    ).astype(jnp.int32)
+def _promises_nothing(local: Local) -> Bool[Array, ""]:
+    """Whether even the undamped step promises no more than rounding, where that is seen without computing it."""
+    if not isinstance(local.stored, steps.Triangle):
+        return jnp.zeros((), bool)
+    return 0.5 * total(jnp.square(local.stored.z)) <= local.noise.gain
+
+
+def move(objective: Objective, solver: Solver, state: State, decision: Decision) -> State:
+    """The state after a decision to go: with the model where it leads."""
+    return arrive(objective, solver, stay(state, decision), decision.x, decision.point)
 
 
 def run(
@@ -405,7 +293,6 @@ def run(
     box: Box | None,
     tol: Tolerances,
     x: Array,
-    relative: bool,
     callback: Callable[..., None] | None,
 ) -> State:
     """Until something stops it, or for ``tol.steps`` proposals."""
@@ -413,11 +300,17 @@ def run(
     def step(state: State) -> State:
         decision = decide(objective, solver, box, tol, state)
         following = jax.lax.cond(
-            decision.accepted, lambda: move(objective, relative, state, decision), lambda: stay(state, decision)
+            decision.accepted, lambda: move(objective, solver, state, decision), lambda: stay(state, decision)
         )
         if callback is not None:
             jax.debug.callback(callback, following.steps, following.point.cost, following.x, ordered=True)
         return following
 
-    first = start(objective, solver, x, relative)
+    first = start(objective, solver, x)
     return jax.lax.while_loop(lambda s: (s.stop == RUNNING) & (s.steps < tol.steps), step, first)
+
+
+def gradient(state: State) -> Array:
+    """∇F where the loop stands."""
+    up = power_of_two(state.point.exponent, state.x.dtype)
+    return (state.local.gradient * up) / state.local.unit * up

@@ -2,8 +2,13 @@
 
 SumOfSquares   F(x) = ½ (Σ ρ(rᵢ(x)²) + λ‖x − x_ref‖²)
 Smooth         F(x) = f(x)
+
+Squares of residuals leave the range of a dtype long before the residuals do. So residuals are held over 2ᵉ, with an
+exponent e of the point, and columns of J over 2^cⱼ; a step q of the model in these units is x + unit·q with
+unitⱼ = 2^(e − cⱼ). Powers of two round nothing. A robust loss fixes the unit of residuals: there e = 0.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.numbers import matmul
-from jaxridge.core.types import Array, Float, Scalar
+from jaxridge.core.numbers import exponent, matmul, power_of_two
+from jaxridge.core.types import Array, Float, Int, Scalar
 from jaxridge.optimize.losses import Loss, linear
-from jaxridge.optimize.small import added, gram_of, total
+from jaxridge.optimize.small import added, gram_of, greatest, total
 from jaxridge.optimize.steps import SMALL, Dense, Matrix, Small, Triangle
 
 Flat = Callable[[Array], Array]
@@ -23,10 +28,11 @@ Stored = Matrix | Array
 
 
 class Point(eqx.Module):
-    """What one evaluation gives."""
+    """What one evaluation gives, in units of 2ᵉ."""
 
-    values: Array  # residuals, or f itself
-    cost: Scalar
+    values: Array  # residuals over 2ᵉ, or f itself
+    cost: Scalar  # F over 4ᵉ
+    exponent: Int[Array, ""]
 
 
 class Rounding(eqx.Module):
@@ -36,47 +42,80 @@ class Rounding(eqx.Module):
     floor: Scalar
 
 
-def qr(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
+class Local(eqx.Module):
+    """The quadratic model at a point, in steps q that lead to x + unit·q."""
+
+    stored: Stored
+    unit: Float[Array, " n"]
+    noise: Rounding
+
+    @property
+    def gradient(self) -> Float[Array, " n"]:
+        return self.stored.gradient if isinstance(self.stored, Matrix) else self.stored
+
+
+class Linear(eqx.Module):
+    """J and r as least squares sees them, in units."""
+
+    J: Float[Array, "m n"]
+    r: Float[Array, " m"]
+    unit: Float[Array, " n"]
+    noise: Rounding
+
+
+def qr(objective: "SumOfSquares", x: Array, point: Point) -> Local:
     """QR of [J; √λ I]: the linear step to the condition of J. The default."""
-    J, r, noise = objective.linearise(x, point)
-    stacked = jnp.concatenate([J, r[:, None]], axis=1)
+    here = objective.linearise(x, point)
+    stacked = jnp.concatenate([here.J, here.r[:, None]], axis=1)
     n = x.shape[0]
     if objective.lam is not None:
-        root = jnp.sqrt(objective.lam)
-        below = jnp.concatenate([root * jnp.eye(n, dtype=x.dtype), root * (x - objective.x_ref)[:, None]], axis=1)
+        below = jnp.concatenate(
+            [jnp.diag(objective.root(point) * here.unit), objective.pull(x, point)[:, None]], axis=1
+        )
         stacked = jnp.concatenate([stacked, below])
     S = jnp.linalg.qr(stacked, mode="r")
-    return Triangle(S[:n, :n], S[:n, n]), noise
+    return Local(Triangle(S[:n, :n], S[:n, n]), here.unit, here.noise)
 
 
-def cholesky(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
+def cholesky(objective: "SumOfSquares", x: Array, point: Point) -> Local:
     """The normal equations JᵀJ + λI: several times faster than `qr` for many residuals, the condition squared."""
     if objective.small(x):
         return _small_cholesky(objective, x, point)
-    J, r, noise = objective.linearise(x, point)
-    H, g = matmul(J.T, J), matmul(J.T, r)
+    here = objective.linearise(x, point)
+    H, g = matmul(here.J.T, here.J), matmul(here.J.T, here.r)
     if objective.lam is not None:
-        H, g = H + objective.lam * jnp.eye(x.shape[0], dtype=x.dtype), g + objective.lam * (x - objective.x_ref)
-    return Dense(H, g), noise
+        root = objective.root(point) * here.unit
+        H, g = H + jnp.diag(jnp.square(root)), g + root * objective.pull(x, point)
+    return Local(Dense(H, g), here.unit, here.noise)
 
 
-def _small_cholesky(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
+def _small_cholesky(objective: "SumOfSquares", x: Array, point: Point) -> Local:
     """The same, number by number."""
-    *H, g = gram_of(objective.linearise_small(x, point))
+    *columns, r = objective.linearise_small(x, point)
+    # Not of what the weights make of an outlier.
+    own = total(objective.weights(point.values)[1] * jnp.square(point.values))
+    c = [exponent(greatest(jnp.abs(column))) for column in columns]
+    columns = [column * power_of_two(-c[j], x.dtype) for j, column in enumerate(columns)]
+    unit = jnp.stack([power_of_two(point.exponent - cj, x.dtype) for cj in c])
+
+    *H, g = gram_of([*columns, r])
     squared, diagonal = g.pop(), [row[-1] for row in H]
+    squared = squared if objective.loss is linear else own
     # By Cauchy and Schwarz from the sums at hand.
-    size = added([jnp.sqrt(squared), *(jnp.abs(x[j]) * jnp.sqrt(h) for j, h in enumerate(diagonal))])
+    size = added([jnp.sqrt(squared), *(jnp.abs(x[j]) * (jnp.sqrt(h) / unit[j]) for j, h in enumerate(diagonal))])
     rounding = jnp.finfo(x.dtype).eps * size
     noise = Rounding(rounding * (jnp.sqrt(squared) + rounding), 0.5 * jnp.square(rounding))
     if objective.lam is not None:
-        H = [[*row[:-1], row[-1] + objective.lam] for row in H]
-        g = [g[j] + objective.lam * (x[j] - objective.x_ref[j]) for j in range(len(g))]
-    return Small(tuple(map(tuple, H)), tuple(g)), noise
+        root, pull = objective.root(point) * unit, objective.pull(x, point)
+        H = [[*row[:-1], row[-1] + root[j] * root[j]] for j, row in enumerate(H)]
+        g = [g[j] + root[j] * pull[j] for j in range(len(g))]
+    return Local(Small(tuple(map(tuple, H)), tuple(g)), unit, noise)
 
 
-def products(objective: "SumOfSquares", x: Array, point: Point) -> tuple[Stored, Rounding]:
+def products(objective: "SumOfSquares", x: Array, point: Point) -> Local:
     """Products Jv and Jᵀu by automatic differentiation, for conjugate gradients: never a matrix."""
-    return jax.grad(objective.cost)(x), _of_cost(point)
+    e = point.exponent
+    return Local(jax.grad(lambda x: objective.evaluate(x, e).cost)(x), jnp.ones_like(x), _of_cost(point))
 
 
 def _of_cost(point: Point) -> Rounding:
@@ -90,18 +129,44 @@ class SumOfSquares(eqx.Module):
     residual: Flat
     lam: Scalar | None  # None for the number 0, so that nothing is added up
     x_ref: Float[Array, " n"]
+    axes: Float[Array, " n"] | None  # what a penalised variable is multiplied by; None for 1
     loss: Loss = eqx.field(static=True)
-    linear: Callable[..., tuple[Stored, Rounding]] = eqx.field(static=True)
+    linear: Callable[..., Local] = eqx.field(static=True)
     jacobian: Callable[[Flat], Flat] | None = eqx.field(static=True)
 
-    def evaluate(self, x: Float[Array, " n"]) -> Point:
+    def evaluate(self, x: Float[Array, " n"], e: Int[Array, ""]) -> Point:
         r = self.residual(x)
-        return Point(r, self._cost(r, x))
+        r = r * power_of_two(-e, r.dtype)
+        return Point(r, self._cost(r, x, e), e)
 
-    def _cost(self, r: Array, x: Array) -> Scalar:
+    def rescaled(self, x: Float[Array, " n"], point: Point) -> Point:
+        """The same point in units of its own residuals."""
+        if self.loss is not linear:
+            return point
+        size = greatest(jnp.abs(point.values))
+        if self.lam is not None:
+            size = jnp.maximum(size, greatest(jnp.abs(self.pull(x, point))))
+        limit = jnp.finfo(x.dtype).maxexp - 4
+        e = jnp.clip(point.exponent + exponent(size), -limit, limit)
+        r = point.values * power_of_two(point.exponent - e, x.dtype)
+        return Point(r, self._cost(r, x, e), e)
+
+    def root(self, point: Point) -> Float[Array, " n"]:
+        """√λ of each variable, in units of a point."""
+        assert self.lam is not None
+        return jnp.sqrt(self.lam) * self._axes() * power_of_two(-point.exponent, self.lam.dtype)
+
+    def pull(self, x: Array, point: Point) -> Float[Array, " n"]:
+        """√λ (x − x_ref) in units of a point."""
+        return self.root(point) * (x - self.x_ref)
+
+    def _axes(self) -> Float[Array, " n"]:
+        return jnp.ones_like(self.x_ref) if self.axes is None else self.axes
+
+    def _cost(self, r: Array, x: Array, e: Int[Array, ""]) -> Scalar:
         cost = total(self.loss(jnp.square(r)))
         if self.lam is not None:
-            cost = cost + self.lam * total(jnp.square(x - self.x_ref))
+            cost = cost + self.lam * total(jnp.square((x - self.x_ref) * (self._axes() * power_of_two(-e, x.dtype))))
         return 0.5 * cost
 
     def gain(self, x: Array, p: Array, here: Point, there: Point) -> Scalar:
@@ -111,32 +176,44 @@ class SumOfSquares(eqx.Module):
         else:
             gained = total(self.loss(jnp.square(here.values)) - self.loss(jnp.square(there.values)))
         if self.lam is not None:
-            gained = gained - self.lam * total(p * (2.0 * (x - self.x_ref) + p))
+            root = self.root(here)
+            gained = gained - total((root * p) * (root * (2.0 * (x - self.x_ref) + p)))
         return 0.5 * gained
 
     def weights(self, r: Array) -> tuple[Array, Array]:
         """Roots of the second derivatives ρ' + 2ρ''r² in r, held positive, and ρ' (Triggs et al. 2000)."""
         if self.loss is linear:
             return jnp.ones_like(r), jnp.ones_like(r)
+        curved, first = self._bends(r)
+        return jnp.sqrt(jnp.maximum(curved, jnp.finfo(r.dtype).eps)), first
+
+    def _bends(self, r: Array) -> tuple[Array, Array]:
+        """ρ' + 2ρ''r² and ρ'."""
         one, z = jnp.ones_like(r), jnp.square(r)
         slope = lambda z: jax.jvp(self.loss, (z,), (one,))[1]  # noqa: E731
         first, second = jax.jvp(slope, (z,), (one,))
-        return jnp.sqrt(jnp.maximum(first + 2.0 * second * z, jnp.finfo(r.dtype).eps)), first
+        return first + 2.0 * second * z, first
 
-    def linearise(self, x: Array, point: Point) -> tuple[Float[Array, "m n"], Float[Array, " m"], Rounding]:
+    def linearise(self, x: Array, point: Point) -> Linear:
         """J and r as least squares sees them, and what rounding of the residuals does to the cost."""
         J, r = self.jacobian_at(x), point.values
+        down = power_of_two(-point.exponent, x.dtype)
         # A residual is a difference of numbers of about the size of |J||x|.
-        rounding = jnp.finfo(x.dtype).eps * (jnp.abs(r) + matmul(jnp.abs(J), jnp.abs(x)))
+        rounding = jnp.finfo(x.dtype).eps * (jnp.abs(r) + matmul(jnp.abs(J), jnp.abs(x)) * down)
         root, outer = self.weights(r)
         floor = 0.5 * jnp.sum(outer * jnp.square(rounding))
         noise = Rounding(jnp.sum(outer * rounding * jnp.abs(r)) + 2.0 * floor, floor)
-        if self.loss is linear:
-            return J, r, noise
-        return root[:, None] * J, r * outer / root, noise
+        if self.loss is not linear:
+            J, r = root[:, None] * J, r * outer / root
+        largest = jnp.max(jnp.abs(J), axis=0)
+        if self.lam is not None:
+            largest = jnp.maximum(largest, jnp.sqrt(self.lam) * self._axes())
+        c = exponent(largest)
+        unit = power_of_two(point.exponent - c, x.dtype)
+        return Linear(J * power_of_two(-c, x.dtype)[None, :], r, unit, noise)
 
     def linearise_small(self, x: Array, point: Point) -> list[Array]:
-        """The same column by column: what one parameter does not touch stays zero and falls away."""
+        """J and r column by column: what one parameter does not touch stays zero and falls away."""
         columns = [jax.jvp(self.residual, (x,), (e,))[1] for e in np.eye(x.shape[0], dtype=x.dtype)]
         if self.loss is linear:
             return [*columns, point.values]
@@ -147,12 +224,27 @@ class SumOfSquares(eqx.Module):
         """Whether `linearise_small` is the better way."""
         return self.jacobian is None and x.shape[0] <= SMALL
 
-    def bend(self, x: Array, p: Array) -> Float[Array, " n"]:
-        """Jᵀ d²r/dt² along x + tp: what the second-order part of a step has to balance."""
+    def bend(self, x: Array, p: Array, point: Point) -> Float[Array, " n"]:
+        """Jᵀ d²r/dt² along x + tp, over 2ᵉ: what the second-order part of a step has to balance."""
         along = lambda x: jax.jvp(self.residual, (x,), (p,))[1]  # noqa: E731
-        r, backward = jax.vjp(self.residual, x)
-        second = jax.jvp(along, (x,), (p,))[1]
-        return backward(self.weights(r)[1] * second)[0]
+        _, backward = jax.vjp(self.residual, x)
+        second = jax.jvp(along, (x,), (p,))[1] * power_of_two(-point.exponent, x.dtype)
+        return backward(self.weights(point.values)[1] * second)[0]
+
+    def second_order(self, x: Array, point: Point, unit: Array) -> Float[Array, "n n"]:
+        """What the Hessian has beyond the model, Σ ρ' rᵢ∇²rᵢ and what `weights` held positive, in steps q."""
+        r, down = point.values, power_of_two(-point.exponent, x.dtype)
+        outer, lost = jnp.ones_like(r), None
+        if self.loss is not linear:
+            curved, outer = self._bends(r)
+            lost = jnp.minimum(curved - jnp.finfo(r.dtype).eps, 0.0)
+
+        def rest(q: Array) -> Scalar:
+            moved = self.residual(x + unit * q) * down
+            value = jnp.sum(outer * r * moved)
+            return value if lost is None else value + 0.5 * jnp.sum(lost * jnp.square(moved - r))
+
+        return jax.jacfwd(jax.grad(rest))(jnp.zeros_like(x))
 
     def jacobian_at(self, x: Array) -> Float[Array, "m n"]:
         """Forward mode unless there are fewer residuals than parameters, or as the user says."""
@@ -161,18 +253,19 @@ class SumOfSquares(eqx.Module):
         rows, n = jax.eval_shape(self.residual, x).shape[0], x.shape[0]
         return (jax.jacrev if rows < n else jax.jacfwd)(self.residual)(x)
 
-    def model(self, x: Array, point: Point) -> tuple[Stored, Rounding]:
+    def model(self, x: Array, point: Point) -> Local:
         return self.linear(self, x, point)
 
     def product_at(self, x: Array, point: Point) -> Callable[[Array], Array]:
-        """p ↦ (JᵀJ + λ)p."""
+        """p ↦ (JᵀJ + λ)p over 4ᵉ."""
         _, forward = jax.linearize(self.residual, x)
         backward = jax.linear_transpose(forward, x)
         root, _ = self.weights(point.values)
+        down = power_of_two(-point.exponent, x.dtype)
 
         def product(p: Array) -> Array:
-            Hp = backward(jnp.square(root) * forward(p))[0]
-            return Hp if self.lam is None else Hp + self.lam * p
+            Hp = backward(jnp.square(root * down) * forward(p))[0]
+            return Hp if self.lam is None else Hp + jnp.square(self.root(point)) * p
 
         return product
 
@@ -183,7 +276,14 @@ class SumOfSquares(eqx.Module):
 
     def cost(self, x: Array) -> Scalar:
         """F(x), for derivatives."""
-        return self._cost(self.residual(x), x)
+        return self._cost(self.residual(x), x, jnp.zeros((), jnp.int32))
+
+    def around(self, x: Array, unit: Array, e: Int[Array, ""]) -> "SumOfSquares":
+        """q ↦ F(x + unit·q) over 4ᵉ, for derivatives."""
+        down = power_of_two(-e, x.dtype)
+        residual = lambda q: self.residual(x + unit * q) * down  # noqa: E731
+        axes = self._axes() * unit * down
+        return dataclasses.replace(self, residual=residual, x_ref=(self.x_ref - x) / unit, axes=axes)
 
 
 class Smooth(eqx.Module):
@@ -192,29 +292,30 @@ class Smooth(eqx.Module):
     fn: Flat
     dense: bool = eqx.field(static=True)
 
-    def evaluate(self, x: Float[Array, " n"]) -> Point:
+    def evaluate(self, x: Float[Array, " n"], e: Int[Array, ""]) -> Point:
         value = self.fn(x)
-        return Point(value, value)
+        return Point(value, value, e)
+
+    def rescaled(self, x: Float[Array, " n"], point: Point) -> Point:
+        return point
 
     def gain(self, x: Array, p: Array, here: Point, there: Point) -> Scalar:
         return here.cost - there.cost
 
-    def model(self, x: Array, point: Point) -> tuple[Stored, Rounding]:
+    def model(self, x: Array, point: Point) -> Local:
         gradient = jax.grad(self.fn)
-        noise = _of_cost(point)
-        if self.dense:
-            return Dense(jax.jacfwd(gradient)(x), gradient(x)).as_small(), noise
-        return gradient(x), noise
+        stored = Dense(jax.jacfwd(gradient)(x), gradient(x)).as_small() if self.dense else gradient(x)
+        return Local(stored, jnp.ones_like(x), _of_cost(point))
 
     def product_at(self, x: Array, point: Point) -> Callable[[Array], Array]:
         """p ↦ ∇²f p."""
         return jax.linearize(jax.grad(self.fn), x)[1]
 
-    def slope_unit(self, point: Point) -> Scalar:
-        return jnp.ones_like(point.cost)
-
     def cost(self, x: Array) -> Scalar:
         return self.fn(x)
+
+    def around(self, x: Array, unit: Array, e: Int[Array, ""]) -> "Smooth":
+        return Smooth(lambda q: self.fn(x + unit * q), self.dense)
 
 
 Objective = SumOfSquares | Smooth

@@ -28,6 +28,11 @@ def every(x: Bool[Array, " m"]) -> Bool[Array, ""]:
     return functools.reduce(operator.and_, list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.all(x)
 
 
+def greatest(x: Float[Array, " m"]) -> Scalar:
+    """The largest, written out where they are few; 0 of none."""
+    return functools.reduce(jnp.maximum, list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.max(x, initial=0.0)
+
+
 def gram_of(columns: list[Array]) -> list[list[Array]]:
     """The lower triangle of sums Σ aᵢaⱼ over the vectors ``columns``.
 

@@ -34,6 +34,14 @@ class Step(NamedTuple):
     solve: Callable[[Array], Array] | None = None
 
 
+class Spectrum(NamedTuple):
+    """JD⁻¹ = U diag(s) Vᵀ of a sum of squares, s = 0 where rounding could have made it, and z = Uᵀr."""
+
+    s: Float[Array, " n"]
+    V: Float[Array, "n n"]
+    z: Float[Array, " n"]
+
+
 class Triangle(eqx.Module):
     """H = RᵀR and g = Rᵀz, from the QR factorisation of J: right to the condition of J."""
 
@@ -69,18 +77,24 @@ class Triangle(eqx.Module):
 
         return Step(-solve_triangular(R, S[:n, n]), mu, solve)
 
+    def spectrum(self, d: Float[Array, " n"]) -> "Spectrum":
+        """By the SVD of RD⁻¹."""
+        n = self.R.shape[1]
+        below = jnp.zeros((max(0, n - self.R.shape[0]), n), d.dtype)
+        U, s, Vt = jnp.linalg.svd(jnp.concatenate([self.R / d[None, :], below]), full_matrices=False)
+        s = jnp.where(s > max(self.R.shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0.0), s, 0.0)
+        return Spectrum(s, Vt.T, matmul(U[: self.R.shape[0]].T, self.z))
+
     def within(self, d: Float[Array, " n"], radius: Scalar) -> Step:
         """The exact step by the SVD of RD⁻¹."""
-        U, s, Vt = jnp.linalg.svd(self.R / d[None, :], full_matrices=False)
-        s = jnp.where(s > max(self.R.shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0.0), s, 0.0)
-        z = matmul(U.T, self.z)
+        s, V, z = self.spectrum(d)
         mu, _, _ = _boundary(jnp.square(s), s * z, radius)
         denominator = jnp.square(s) + mu
 
         def solve(h: Array) -> Array:
-            return -matmul(Vt.T, safe_divide(matmul(Vt, h / d), denominator)) / d
+            return -matmul(V, safe_divide(matmul(V.T, h / d), denominator)) / d
 
-        return Step(-matmul(Vt.T, safe_divide(s * z, denominator)) / d, mu, solve)
+        return Step(-matmul(V, safe_divide(s * z, denominator)) / d, mu, solve)
 
 
 class Dense(eqx.Module):
@@ -104,6 +118,15 @@ class Dense(eqx.Module):
 
     def restricted(self, free: Bool[Array, " n"]) -> "Dense":
         return Dense(jnp.where(free[:, None] & free[None, :], self.H, 0.0), jnp.where(free, self.gradient, 0.0))
+
+    def spectrum(self, d: Float[Array, " n"]) -> "Spectrum":
+        """By the eigendecomposition of D⁻¹HD⁻¹, for H = JᵀJ: half of the digits of that of J."""
+        e, V = jnp.linalg.eigh(self.H / (d[:, None] * d[None, :]), symmetrize_input=False)
+        s = jnp.sqrt(jnp.where(e > 4 * len(d) * jnp.finfo(e.dtype).eps * jnp.max(e, initial=0.0), e, 0.0))
+        return Spectrum(s, V, safe_divide(matmul(V.T, self.gradient / d), s))
+
+    def dense(self) -> "Dense":
+        return self
 
     def damped(self, d: Float[Array, " n"], mu: Scalar) -> Step:
         """Cholesky; NaN where H + μD² is not positive definite."""
@@ -149,6 +172,9 @@ class Small(eqx.Module):
         L = small_cholesky([[*row[:-1], row[-1] + mu * d[i] * d[i]] for i, row in enumerate(self.H)])
         solve = lambda h: -jnp.stack(small_cholesky_solve(L, list(h)))  # noqa: E731
         return Step(-jnp.stack(small_cholesky_solve(L, self.g)), mu, solve)
+
+    def spectrum(self, d: Float[Array, " n"]) -> Spectrum:
+        return self.dense().spectrum(d)
 
     def within(self, d: Float[Array, " n"], radius: Scalar) -> Step:
         return self.dense().within(d, radius)
@@ -312,7 +338,7 @@ def steihaug(model: Model, d: Float[Array, " n"], radius: Scalar) -> Step:
 
 def _products_of(model: Matrix) -> Callable[[Array], Array]:
     """p ↦ Hp of a model that has its matrix."""
-    model = model.dense() if isinstance(model, Small) else model
-    if isinstance(model, Dense):
+    if isinstance(model, Dense | Small):
+        model = model.dense()
         return lambda p: matmul(model.H, p)
     return lambda p: matmul(model.R.T, matmul(model.R, p))

@@ -14,7 +14,7 @@ import scipy.stats
 import jaxridge as jxr
 from jaxridge import optimize
 from jaxridge.optimize import losses
-from jaxridge.optimize.least_squares import LevenbergMarquardt, TrustRegion
+from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.steps import Dense, Triangle
 from jaxridge.optimize.uncertainty import student, uncertainty
 
