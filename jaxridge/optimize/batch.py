@@ -129,7 +129,9 @@ def _run(problem: NonlinearProblem, in_axes: Any, block: int) -> Solution:
         most=problem.tol.steps,
     )
     states = lanes.all(frozen((x0, own)), block)
-    return jax.vmap(lambda x0, own, state: solution_of(lane(x0, own), state), (0, 0, -1))(x0, own, states)
+    # Rules of derivatives want the lanes in front.
+    states = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), states)
+    return jax.vmap(lambda x0, own, state: solution_of(lane(x0, own), state))(x0, own, states)
 
 
 def _lanes_first(args: Any, in_axes: Any) -> tuple[Any, Any]:

@@ -119,8 +119,9 @@ def _solve_determined(matrix: Array, held: Array, b: Array) -> Array:
     Z, R = jnp.linalg.qr(Z)
     Z = jnp.where((jnp.abs(jnp.diagonal(R)) > 0)[None, :], Z, 0.0)
     scale = jnp.max(jnp.abs(still), initial=0.0)
-    x = jnp.linalg.solve(matrix + scale * matmul(Z, Z.T), b - matmul(Z, matmul(Z.T, b)))
-    return x - matmul(Z, matmul(Z.T, x))
+    P = matmul(Z, Z.T)
+    x = jnp.linalg.solve(matrix + scale * P, b - matmul(P, b))
+    return x - matmul(P, x)
 
 
 def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
@@ -412,7 +413,9 @@ def _live(
     def tangent(jvp: Callable[[Array], Array], b: Array) -> Array:
         return derivative(around, jnp.zeros_like(x), held, jvp, poison(b, good))
 
-    return x + unit * jax.lax.custom_root(optimality, jnp.zeros_like(x), lambda _, start: start, tangent)
+    # With the batch axes of x, or reverse mode has none for the root.
+    here = x - x
+    return x + unit * jax.lax.custom_root(optimality, here, lambda _, start: start, tangent)
 
 
 def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
