@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-oldest test-newest census contract transforms golden training notebooks bench accelerator clean
+.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training notebooks bench accelerator clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -49,11 +49,16 @@ test-oldest test-newest: .venv/bin/python
 notebooks: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 tests/test_notebooks.py --whole
 
+# Every nonlinear fit of the census, of which `make test` judges some units.
+fits: .venv/installed-dev
+	$(BIN)/python tests/fit_census.py
+
 # Every input of the census, of which `make test` judges a third.
 census: .venv/installed-dev
 	$(BIN)/python tests/test_census.py
 	$(BIN)/python tests/sizes.py float32
 	$(BIN)/python tests/sizes.py float64
+	$(BIN)/python tests/fit_census.py
 
 bench: .venv/installed-bench
 	for file in $(filter-out bench/_% bench/accelerator.py, $(wildcard bench/*.py)); do $(BIN)/python $$file || exit 1; done

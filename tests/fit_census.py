@@ -29,7 +29,6 @@ SOLVERS = {
     "batch": jxr.LevenbergMarquardt(linear=optimize.cholesky, acceleration=False),
 }
 MINPACK = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 0.0, "maxfev": 2000}
-DECADES = {"float64": range(-15, 16), "float32": range(-15, 16)}
 
 
 class Row(NamedTuple):
@@ -230,3 +229,8 @@ def table(sets=SETS, solvers=(*SOLVERS, "path"), dtypes=("float64", "float32"), 
                     if verdict.kind in show:
                         print("     ", verdict.kind, row.problem, row.decade, row.start, verdict[1:], flush=True)
     print({dtype: dict(kinds) for dtype, kinds in totals.items()})
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    table(show=("wrong", "needless"))

@@ -109,13 +109,13 @@ class RESULTS(eqx.Enumeration):
         "a bound holds another one. It stays where it was. Fix it, or use lam > 0."
     )
     evaporated = (
-        "Where the search ended a parameter has no influence on the residual any more, although it had at the start, "
+        "Where the search ended a parameter has no influence on the residual any more, although it had on the way, "
         "and no bound is active: its value means nothing. Bound the parameters, or start nearer."
     )
     saddle = "The gradient is zero but the point is no minimum: a saddle or a maximum. Start from another point."
     max_steps = "max_steps was reached before any convergence test was met. Raise it, or start nearer."
     rounding_limited = (
-        "Rounding in the residual hides what could still be gained, which may be half a percent of the cost or more. "
+        "Rounding in the residual hides what could still be gained, which may be a percent of the cost or more. "
         "The point is the best that this dtype can tell. Use float64, or scale the problem."
     )
     stalled = (

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxridge.core.implicit import frozen
 from jaxridge.core.numbers import select
 from jaxridge.core.types import Array
-from jaxridge.optimize import loop, polish
+from jaxridge.optimize import loop, verdict
 from jaxridge.optimize.least_squares import (
     LevenbergMarquardt,
     NonlinearProblem,
@@ -106,29 +106,35 @@ def _run(problem: NonlinearProblem, in_axes: Any, block: int) -> Solution:
         ready = lane(x0, own)
         box, solver = frozen((ready.box, ready.solver))
         x = ready.x if box is None else box.clip(ready.x)
-        return loop.start(frozen(ready.objective), solver, x)
+        return loop.begin(frozen(ready.objective), solver, x)
 
-    def decide(state: loop.State, x0: Any, own: Any) -> loop.Decision:
-        objective, solver, box, tol = frozen((*lane(x0, own)[:3], problem.tol))
-        return loop.decide(objective, solver, box, tol, state)
+    def judge(state: loop.State, x0: Any, own: Any) -> loop.Judged:
+        objective, solver, tol = frozen((*lane(x0, own)[:2], problem.tol))
+        return loop.judge(objective, solver, tol, state)
 
-    def move(state: loop.State, decision: loop.Decision, x0: Any, own: Any) -> loop.State:
+    def arrive(judged: loop.Judged, x0: Any, own: Any) -> loop.State:
         objective, solver = frozen(lane(x0, own)[:2])
-        return loop.move(objective, solver, state, decision)
+        return loop.arrive(objective, solver, judged)
 
-    def finish(state: loop.State, x0: Any, own: Any) -> loop.State:
+    def propose(state: loop.State, x0: Any, own: Any) -> loop.State:
+        objective, solver, box, tol = frozen((*lane(x0, own)[:3], problem.tol))
+        return loop.propose(objective, solver, box, tol, state)
+
+    def unclear(state: loop.State, x0: Any, own: Any) -> Array:
+        return verdict.open_question(lane(x0, own).objective, state)
+
+    def decide(state: loop.State, x0: Any, own: Any) -> loop.State:
         ready = lane(x0, own)
-        return polish.polish(*frozen(ready[:3]), state, ready.derivative is not None)
+        objective, box = frozen((ready.objective, ready.box))
+        return verdict.judge(objective, box, state, ready.derivative is not None)
 
-    lanes = _Lanes(
-        begin=jax.vmap(begin, 0, -1),
-        decide=jax.vmap(decide, (-1, 0, 0), -1),
-        stay=jax.vmap(loop.stay, -1, -1),
-        move=jax.vmap(move, (-1, -1, 0, 0), -1),
-        finish=jax.vmap(finish, (-1, 0, 0), -1),
-        most=problem.tol.steps,
-    )
-    states = lanes.all(frozen((x0, own)), block)
+    over = lambda fn: jax.vmap(fn, (-1, 0, 0), -1)  # noqa: E731
+    running = lambda states: loop.running(problem.tol, states)  # noqa: E731
+    lanes = _Lanes(over(judge), over(arrive), over(propose), running)
+
+    data = frozen((x0, own))
+    states = lanes.run(jax.vmap(begin, 0, -1)(*data), data, block)
+    states = _sweep(over(unclear)(states, *data), over(decide), states, data, block)
     # Rules of derivatives want the lanes in front.
     states = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), states)
     return jax.vmap(lambda x0, own, state: solution_of(lane(x0, own), state))(x0, own, states)
@@ -143,72 +149,54 @@ def _lanes_first(args: Any, in_axes: Any) -> tuple[Any, Any]:
 
 
 class _Lanes(eqx.Module):
-    """How a batch of lanes starts and advances; lanes are the last axis of a state, and the first of data."""
+    """How lanes advance; they are the last axis of a state, and the first of data."""
 
-    begin: Callable[..., loop.State]
-    decide: Callable[..., loop.Decision]
-    stay: Callable[..., loop.State]
-    move: Callable[..., loop.State]
-    finish: Callable[..., loop.State]
-    most: Array
-
-    def running(self, states: loop.State) -> Array:
-        return (states.stop == loop.RUNNING) & (states.steps < self.most)
+    judge: Callable[..., loop.Judged]
+    arrive: Callable[..., loop.State]
+    propose: Callable[..., loop.State]
+    running: Callable[[loop.State], Array]
 
     def until(self, few: Any, states: loop.State, data: Any) -> loop.State:
         """Advance until no more than a few lanes run."""
         going = lambda states: jnp.sum(self.running(states)) > few  # noqa: E731
 
         def advance(states: loop.State) -> loop.State:
-            running, decisions = self.running(states), self.decide(states, *data)
-            accepted = running & decisions.accepted
-            rested = select(running, self.stay(states, decisions), states)
+            running, judged = self.running(states), self.judge(states, *data)
+            accepted = running & judged.accepted
             # XLA would work out who goes again for every number that they carry, were it not for this cut.
-            go = lambda: select(accepted, self.move(states, decisions, *data), rested)  # noqa: E731
-            return jax.lax.cond(jnp.any(accepted), go, lambda: rested)
+            go = lambda: select(accepted, self.arrive(judged, *data), judged.state)  # noqa: E731
+            moved = jax.lax.cond(jnp.any(accepted), go, lambda: judged.state)
+            return select(running, self.propose(moved, *data), states)
 
         return jax.lax.while_loop(going, advance, states)
 
-    def all(self, data: Any, block: int) -> loop.State:
-        """Start every lane and run it to its end."""
-        count = jax.tree.leaves(data)[0].shape[0]
-        block = min(block, count)
-        blocks = -(-count // block)
-        few = block // _SHRINK if count > _LEAST else 0
-
-        def cut(x: Array) -> Array:  # the last block is filled up with copies of the last lane
-            rest = jnp.broadcast_to(x[-1:], (blocks * block - count, *x.shape[1:]))
-            x = jnp.concatenate([x, rest])
-            return x.reshape(blocks, block, *x.shape[1:])
-
-        def join(x: Array) -> Array:
-            return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :count]
-
-        states = jax.lax.map(lambda part: self.until(few, self.begin(*part), part), jax.tree.map(cut, data))
-        states = jax.tree.map(join, states)
-        if few > 0:
-            states = self.stragglers(states, data, min(block, max(_LEAST, count // _SHRINK)))
-        return self.finish(states, *data)
-
-    def stragglers(self, states: loop.State, data: Any, block: int) -> loop.State:
-        """Bring the lanes that still run together, a block at a time, as often as it takes."""
+    def run(self, states: loop.State, data: Any, block: int) -> loop.State:
+        """Run every lane to its end: what still runs is brought together as often as it takes."""
+        count = states.stop.shape[0]
+        block = min(block, max(_LEAST, count // _SHRINK))
 
         def sweep(states: loop.State) -> loop.State:
             running = self.running(states)
-            (order,) = jnp.nonzero(running, size=running.shape[0], fill_value=running.shape[0])
-            count = jnp.sum(running)
-            few = jnp.where(count > block, block // _SHRINK, 0)
-
-            def one(i: Array, states: loop.State) -> loop.State:
-                index = i * block + jnp.arange(block)
-                rows = order.at[index].get(mode="fill", fill_value=running.shape[0])
-                part = jax.tree.map(lambda x: x.at[..., rows].get(mode="clip"), states)
-                mine = jax.tree.map(lambda x: jnp.take(x, rows, 0, mode="clip"), data)
-                # What fills the rest up does not run.
-                part = eqx.tree_at(lambda s: s.stop, part, jnp.where(index < count, part.stop, loop.STEP))
-                part = self.until(few, part, mine)
-                return jax.tree.map(lambda x, new: x.at[..., rows].set(new, mode="drop"), states, part)
-
-            return jax.lax.fori_loop(0, -(-count // block), one, states)
+            few = jnp.where(jnp.sum(running) > block, block // _SHRINK, 0)
+            return _sweep(running, lambda part, *mine: self.until(few, part, mine), states, data, block)
 
         return jax.lax.while_loop(lambda states: jnp.any(self.running(states)), sweep, states)
+
+
+def _sweep(which: Array, advance: Callable[..., loop.State], states: loop.State, data: Any, block: int) -> loop.State:
+    """Advance some of the lanes, brought together, a block at a time."""
+    count = which.shape[0]
+    block = min(block, count)
+    (order,) = jnp.nonzero(which, size=count, fill_value=count)
+
+    def one(i: Array, states: loop.State) -> loop.State:
+        index = i * block + jnp.arange(block)
+        rows = order.at[index].get(mode="fill", fill_value=count)
+        part = jax.tree.map(lambda x: x.at[..., rows].get(mode="clip"), states)
+        mine = jax.tree.map(lambda x: jnp.take(x, rows, 0, mode="clip"), data)
+        # What fills the rest up does not run.
+        part = eqx.tree_at(lambda s: s.stop, part, jnp.where(rows < count, part.stop, loop.STEP))
+        part = advance(part, *mine)
+        return jax.tree.map(lambda x, new: x.at[..., rows].set(new, mode="drop"), states, part)
+
+    return jax.lax.fori_loop(0, -(-jnp.sum(which) // block), one, states)

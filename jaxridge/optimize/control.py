@@ -2,6 +2,8 @@
 
 LevenbergMarquardt   (H + μD²) p = −g
 TrustRegion          min of the model over ‖Dp‖ ≤ Δ
+
+A trial also shows the curvature b = pᵀ∇²F p along the step, of which the model has pᵀHp only.
 """
 
 from collections.abc import Callable
@@ -16,15 +18,22 @@ from jaxridge.optimize.objective import qr
 from jaxridge.optimize.small import total
 
 Control = tuple[Array, ...]
+_RISE = 8.0  # the most that the curvature along one refused step raises a damping; heuristic
 _FELT = 3e-5  # a damping below it, in units of D², leaves steps as they are; heuristic, 3e-6 to 1e-4 do as well
+_NOTHING = 10.0  # eps: a damping that is felt in no direction which the data determine
+_LEAST = 0.01  # of a radius that a refused step may leave, where b is not known exactly; heuristic
 
 
-class Judged(NamedTuple):
-    """What is known of a step that was tried."""
+class Shown(NamedTuple):
+    """What a trial has shown."""
 
     accepted: Bool[Array, ""]
     ratio: Scalar  # gain over predicted gain; −∞ where there is none
     length: Scalar  # ‖Dp‖
+    slope: Scalar  # gᵀp
+    curvature: Scalar  # pᵀHp
+    bend: Scalar  # b
+    known: Bool[Array, ""]  # b exactly, not from the costs of two points far apart
 
 
 class LevenbergMarquardt(eqx.Module):
@@ -38,41 +47,50 @@ class LevenbergMarquardt(eqx.Module):
             and reject steps that bend more than that expansion allows. It takes a tenth of the steps where the
             valley is curved and narrow. Transtrum and Sethna (2012), arXiv 1201.5885.
 
-    μ falls up to tenfold after a gain as predicted, and grows 2, 4, 8, … times over rejected steps
-    (Nielsen 1999, IMM-REP-1999-05). No Jacobian is evaluated after a rejected step.
+    μ falls up to tenfold after a gain as predicted, threefold after one that followed a refusal, and grows 2, 4, 8, …
+    times over refused steps (Nielsen 1999, IMM-REP-1999-05), at least to the (b − pᵀHp)/‖Dp‖² that the model lacks:
+    where J vanishes and residuals do not, this is Newton's method. No Jacobian is evaluated after a refused step.
     """
 
     damping: float | Array = 1e-3
     linear: Callable[..., Any] = eqx.field(static=True, default=qr)
     acceleration: bool = eqx.field(static=True, default=True)
 
-    def start(self, model: steps.Model, d: Array, size: Scalar) -> Control:
-        unit = jnp.ones((), d.dtype)
-        if isinstance(model, steps.Products):  # D is 1 there
-            g = model.gradient
-            unit = model.curvature(g) / jnp.maximum(jnp.sum(g * g), jnp.finfo(g.dtype).tiny)
-        return jnp.asarray(self.damping).astype(d.dtype) * unit, jnp.full((), 2.0, d.dtype)
+    def start(self, size: Scalar) -> Control:
+        return jnp.asarray(self.damping).astype(size.dtype), jnp.full((), 2.0, size.dtype)
 
-    def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Bool[Array, ""]]:
-        """The step, and whether the data, not the damping, made it."""
+    def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Array, Array]:
+        """The step, whether the data, not the damping, made it, and whether no damping is left."""
         step = model.damped(d, control[0])
-        return step, control[0] * total(jnp.square(d * step.p)) <= model.curvature(step.p)
+        unhindered = control[0] * total(jnp.square(d * step.p)) <= model.curvature(step.p)
+        return step, unhindered, control[0] <= _NOTHING * jnp.finfo(d.dtype).eps
 
-    def update(self, control: Control, judged: Judged) -> Control:
+    def update(self, control: Control, shown: Shown) -> Control:
         mu, growth = control
-        shrink = jnp.maximum(0.1, 1.0 - (2.0 * jnp.clip(judged.ratio, 0.0, 1.0) - 1.0) ** 3)
-        least = jnp.finfo(mu.dtype).eps ** 2
+        lacking = (shown.bend - shown.curvature) / jnp.square(shown.length)
+        curved = jnp.isfinite(lacking) & (shown.bend > 1.5 * shown.curvature)
+        lacking = jnp.where(curved, lacking / mu, 0.0)
+
+        least = jnp.where(growth > 2.0, 0.3, 0.1)
+        fall = jnp.maximum(least, 1.0 - (2.0 * jnp.clip(shown.ratio, 0.0, 1.0) - 1.0) ** 3)
+        fall = jnp.where(curved, jnp.clip(lacking, least, 1.0), fall)
+        rise = jnp.maximum(growth, jnp.minimum(lacking, _RISE))
         return (
-            jnp.where(judged.accepted, jnp.maximum(mu * shrink, least), mu * growth),
-            jnp.where(judged.accepted, 2.0, 2.0 * growth),
+            jnp.where(shown.accepted, jnp.maximum(mu * fall, jnp.finfo(mu.dtype).eps ** 2), mu * rise),
+            jnp.where(shown.accepted, 2.0, 2.0 * growth),
         )
+
+    def released(self, control: Control) -> Control:
+        """With nothing that keeps steps short."""
+        mu, growth = control
+        return jnp.minimum(mu, _NOTHING * jnp.finfo(mu.dtype).eps), jnp.full_like(growth, 2.0)
 
     def felt(self, control: Control) -> Bool[Array, ""]:
         """Whether steps are kept short."""
         return control[0] >= _FELT
 
     def in_units(self, control: Control, change: Scalar) -> Control:
-        """Where residuals count ``change`` times as much."""
+        """Where lengths ‖Dp‖ count ``change`` times as much."""
         return control
 
 
@@ -87,7 +105,9 @@ class TrustRegion(eqx.Module):
             ``optimize.products``.
         acceleration: as for `LevenbergMarquardt`, for sums of squares and exact steps.
 
-    Conn, Gould and Toint (2000), Trust Region Methods, algorithm 6.1.1.
+    Conn, Gould and Toint (2000), Trust Region Methods, algorithm 6.1.1. After a step that ended inside, or gained as
+    predicted, Δ is twice its length (Moré 1978); after a refused one it ends where the parabola with slope gᵀp and
+    curvature b is least.
     """
 
     step: Callable[..., steps.Step] = eqx.field(static=True, default=steps.exact)
@@ -95,23 +115,29 @@ class TrustRegion(eqx.Module):
     linear: Callable[..., Any] = eqx.field(static=True, default=qr)
     acceleration: bool = eqx.field(static=True, default=True)
 
-    def start(self, model: steps.Model, d: Array, size: Scalar) -> Control:
-        radius = jnp.asarray(self.radius).astype(d.dtype) * jnp.where(size > 0, size, 1.0)
-        return radius, jnp.zeros((), bool)
+    def start(self, size: Scalar) -> Control:
+        radius = jnp.asarray(self.radius).astype(size.dtype) * jnp.where(size > 0, size, 1.0)
+        return radius, jnp.ones((), bool)
 
-    def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Bool[Array, ""]]:
-        """The step, and whether it ended inside the radius."""
+    def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Array, Array]:
+        """The step, and twice whether it ended inside the radius."""
         step = self.step(model, d, control[0])
-        return step, jnp.sqrt(total(jnp.square(d * step.p))) <= 0.99 * control[0]
+        inside = jnp.sqrt(total(jnp.square(d * step.p))) <= 0.99 * control[0]
+        return step, inside, inside
 
-    def update(self, control: Control, judged: Judged) -> Control:
+    def update(self, control: Control, shown: Shown) -> Control:
         radius, _ = control
-        length = judged.length
-        bound = length > 0.99 * radius
-        grown = jnp.where((judged.ratio > 0.75) & bound, 2.0 * radius, radius)
-        shrunk = 0.25 * jnp.where(jnp.isfinite(length), jnp.minimum(length, radius), radius)
-        taken = jnp.where(judged.ratio > 0.25, grown, 0.5 * jnp.minimum(length, radius))
-        return jnp.where(judged.accepted, taken, shrunk), bound
+        inside = shown.length <= 0.99 * radius
+        length = jnp.where(jnp.isfinite(shown.length), jnp.minimum(shown.length, radius), radius)
+        kept = jnp.where(inside, 2.0 * length, radius)
+        taken = jnp.where(shown.ratio > 0.25, jnp.where(shown.ratio > 0.75, 2.0 * length, kept), 0.5 * length)
+
+        part = jnp.clip(-shown.slope / shown.bend, jnp.where(shown.known, 0.0, _LEAST), 0.5)
+        part = jnp.where(jnp.isfinite(part) & (shown.bend > 0), part, 0.25)
+        return jnp.where(shown.accepted, taken, part * length), ~inside
+
+    def released(self, control: Control) -> Control:
+        return control[0] * jnp.finfo(control[0].dtype).max ** 0.4, control[1]
 
     def felt(self, control: Control) -> Bool[Array, ""]:
         return control[1]

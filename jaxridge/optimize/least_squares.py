@@ -15,12 +15,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core import implicit
 from jaxridge.core.implicit import first_order_only, frozen
-from jaxridge.core.numbers import matmul, poison
+from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
-from jaxridge.optimize import loop, polish
+from jaxridge.optimize import loop, verdict
 from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
+from jaxridge.optimize.derivative import Derivative, full_hessian, gauss_newton
 from jaxridge.optimize.flat import (
     as_real,
     closed,
@@ -91,53 +93,6 @@ def converged(result: Any) -> Bool[Array, "..."]:
         | (result == RESULTS.undetermined)
         | (result == RESULTS.no_influence)
     )
-
-
-Derivative = Callable[[Objective, Array, Array, Callable[[Array], Array], Array], Array]
-
-
-def full_hessian(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
-    """Solve with the Hessian of the objective, second derivatives of the residual included: exact derivatives."""
-    matrix = jax.vmap(jvp, out_axes=1)(jnp.eye(x.shape[0], dtype=x.dtype))
-    return _solve_determined(matrix, held, b)
-
-
-def _solve_determined(matrix: Array, held: Array, b: Array) -> Array:
-    """Solve in the directions that a symmetric matrix determines: the least solution in those variables.
-
-    With the null vectors Z of the free block as constants, H + ZZᵀ is regular, and its solution of (I − ZZᵀ)b is H⁺b.
-    """
-    free = ~held
-    still = jnp.where(free[:, None] & free[None, :], jax.lax.stop_gradient(matrix), 0.0)
-    h = jnp.sqrt(jnp.abs(jnp.diagonal(still)))
-    h = jnp.where(h > 0, h, 1.0)
-    good = jnp.all(jnp.isfinite(still))
-    e, V = jnp.linalg.eigh(jnp.where(good, still / h[:, None] / h[None, :], jnp.eye(len(b), dtype=b.dtype)))
-    null = jnp.abs(e) <= 4 * len(b) * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(e), initial=0.0)
-    inner = null & (jnp.sum(jnp.where(free[:, None], jnp.square(V), 0.0), axis=0) > 0.5)
-    Z = jnp.where(inner[None, :] & free[:, None], V, 0.0) / h[:, None]
-    Z, R = jnp.linalg.qr(Z)
-    Z = jnp.where((jnp.abs(jnp.diagonal(R)) > 0)[None, :], Z, 0.0)
-    scale = jnp.max(jnp.abs(still), initial=0.0)
-    P = matmul(Z, Z.T)
-    x = jnp.linalg.solve(matrix + scale * P, b - matmul(P, b))
-    return x - matmul(P, x)
-
-
-def gauss_newton(objective: Objective, x: Array, held: Array, jvp: Callable[[Array], Array], b: Array) -> Array:
-    """Solve with JᵀJ + λI, without Σ rᵢ∇²rᵢ: cheaper, and wrong by what that sum is where residuals are not 0.
-
-    For when second derivatives of the residual do not exist or cost too much.
-    """
-    if not isinstance(objective, SumOfSquares):
-        raise ValueError("derivative=gauss_newton needs a sum of squares; minimize takes full_hessian.")
-    point = objective.evaluate(x, jnp.zeros((), jnp.int32))
-    root, _ = objective.weights(point.values)
-    J = root[:, None] * objective.jacobian_at(x)
-    H = matmul(J.T, J)
-    H = H if objective.lam is None else H + jnp.diag(jnp.square(objective.root(point)))
-    eye = jnp.eye(x.shape[0], dtype=x.dtype)
-    return _solve_determined(jnp.where(held[:, None], eye, jnp.where(held[None, :], 0.0, H)), held, b)
 
 
 class Options(TypedDict, Generic[Tree], total=False):
@@ -361,7 +316,12 @@ def _search(ready: Prepared, tol: Tolerances, callback: Callable[..., None] | No
     x = jax.lax.stop_gradient(ready.x)
     x = x if box is None else box.clip(x)
     state = loop.run(objective, solver, box, tol, x, callback)
-    return polish.polish(objective, solver, box, state, ready.derivative is not None)
+    curved = ready.derivative is not None
+    return jax.lax.cond(
+        verdict.open_question(objective, state),
+        lambda: verdict.judge(objective, box, state, curved),
+        lambda: state,
+    )
 
 
 def solution_of(ready: Prepared, state: loop.State) -> Solution:
@@ -414,8 +374,7 @@ def _live(
         return derivative(around, jnp.zeros_like(x), held, jvp, poison(b, good))
 
     # With the batch axes of x, or reverse mode has none for the root.
-    here = x - x
-    return x + unit * jax.lax.custom_root(optimality, here, lambda _, start: start, tangent)
+    return x + unit * implicit.solution_of(optimality, x - x, tangent)
 
 
 def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
@@ -428,16 +387,16 @@ def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
         (bad_lam, RESULTS.invalid_lam),
         (code == loop.START, RESULTS.nonfinite_start),
         (code == loop.NONFINITE, RESULTS.nonfinite_region),
-        (code == polish.SADDLE, RESULTS.saddle),
-        (code == polish.ROUNDING, RESULTS.rounding_limited),
-        (code == polish.STALLED, RESULTS.stalled),
-        (code == polish.EVAPORATED, RESULTS.evaporated),
-        (code == polish.UNDETERMINED, RESULTS.undetermined),
-        (code == polish.NO_INFLUENCE, RESULTS.no_influence),
+        (code == loop.ROUNDING, RESULTS.rounding_limited),
+        (code == verdict.SADDLE, RESULTS.saddle),
+        (code == verdict.STALLED, RESULTS.stalled),
+        (code == verdict.EVAPORATED, RESULTS.evaporated),
+        (code == verdict.UNDETERMINED, RESULTS.undetermined),
+        (code == verdict.NO_INFLUENCE, RESULTS.no_influence),
         (code == loop.RUNNING, RESULTS.max_steps),
         (code == loop.GRADIENT, RESULTS.gradient_converged),
         (code == loop.COST, RESULTS.cost_converged),
-        ((code == loop.STEP) | (code == polish.MINIMUM), RESULTS.step_converged),
+        (code == loop.STEP, RESULTS.step_converged),
         shape=(),
     )
 

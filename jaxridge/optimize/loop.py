@@ -1,31 +1,34 @@
-"""The one loop: propose a step on a quadratic model, evaluate it, take it or not, until rounding hides what it gains.
+"""The one loop: evaluate a trial, say what it shows, go there or stay, and propose the next from the model there.
 
-Of a trial the cost says one of three things, and a table says what follows:
+A trial shows a GAIN (a part of what the model promised), a LOSS (the cost rose, or the model broke down), or nothing
+(HIDDEN: promise and change are both lost in rounding). What follows depends on the phase:
 
-    GAIN     it fell, by a part of what the model promised    go there, trust the model more
-    LOSS     it rose, or the model broke down                 stay, trust it less
-    HIDDEN   promise and change are both lost in rounding     leave the rest to `polish`
+              GAIN                 LOSS                      HIDDEN
+    SEEN      go, trust it more    stay, trust it less       go, BLIND
+    BLIND     go, SEEN             stay, FENCED              go while the promise falls, or the end
+    FENCED    go, SEEN             stay, trust it less       go while the promise falls, or the end, in doubt
 
-Steps are measured with D. After a step D is the larger of the column norms of J and half of what it was, where steps
-are kept short: memory keeps parameters from evaporating (Moré 1978 takes a maximum over the run). Where they are not,
-D is the norms: what was learned at a start with a huge Jacobian must not freeze parameters later. A column of zeros
-keeps what it had.
-A step is short where ‖Np‖ ≤ xtol‖Nx‖ with the column norms N of the point itself, never with a remembered D, and
-only if nothing shortened it. So no test depends on units of x or r, and none on the way there.
+BLIND steps are whole, without damping or radius, for only the model tells where to go. If one of them fails visibly
+the fence comes back, and where the search ends then is for `verdict` to judge.
+
+Steps are measured with D. After a step that damping or radius kept short D is the larger of the column norms N of J
+and half of what it was, so that parameters do not evaporate (Moré 1978 takes the maximum of the run); after others it
+is N, so that a start with a huge Jacobian freezes none of them for good. A column of zeros keeps its D. A step is short
+where ‖Np‖ ≤ xtol‖Nx‖ at the point itself, and needless where it promises less than residuals that are all rounding:
+no test depends on units.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import power_of_two
+from jaxridge.core.numbers import power_of_two, select
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.optimize import steps
-from jaxridge.optimize.control import Control, Judged, LevenbergMarquardt, Solver, TrustRegion
+from jaxridge.optimize.control import Control, LevenbergMarquardt, Shown, Solver, TrustRegion
 from jaxridge.optimize.objective import Local, Objective, Point, Smooth, SumOfSquares
 from jaxridge.optimize.small import every, total
 
@@ -33,14 +36,15 @@ __all__ = ["LevenbergMarquardt", "Solver", "TrustRegion"]
 
 _WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
 _BENT = 0.75  # the largest second-order part of a step, against the first; Transtrum and Sethna (2012)
-_MEMORY = 0.5  # how much of the scale of the last point stays where it is felt; heuristic
-ROUGH = 10.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
+_LESS = 0.95  # than the last step's, or what a step promises is jitter; heuristic
+_MEMORY = 0.5  # of the scale of the last point, while steps are kept short; heuristic, all of it creeps along valleys
+_VAGUE = 1e-2  # of the cost, which rounding may hide in a run that still counts as converged
+ROUGH = 3.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
 
-# What a trial says.
-LOSS, GAIN, HIDDEN = range(3)
+BEGIN, SEEN, BLIND, FENCED = range(4)
 
-# Why the loop ended; from HIDDEN_GAINS on the point is still to be judged.
-RUNNING, GRADIENT, COST, STEP, NONFINITE, START, HIDDEN_GAINS, STUCK = range(8)
+# Why the loop ended.
+RUNNING, START, NONFINITE, ROUNDING, GRADIENT, COST, STEP, DOUBT = range(8)
 
 
 class Box(eqx.Module):
@@ -66,6 +70,25 @@ class Tolerances(eqx.Module):
     steps: Int[Array, ""]
 
 
+class Trial(eqx.Module):
+    """A proposed step q, in units of its model, and what the model says of it."""
+
+    x: Float[Array, " n"]
+    q: Float[Array, " n"]
+    length: Scalar  # ‖Dq‖
+    slope: Scalar  # gᵀq
+    curvature: Scalar  # qᵀHq
+    beyond: Scalar  # what the curvature of F along q has more, if it is known
+    whole: Bool[Array, ""]  # neither damping nor radius nor bound made it,
+    released: Bool[Array, ""]  # for nothing was left of them
+    short: Bool[Array, ""]  # enough to stop after it
+    bent: Bool[Array, ""]  # beyond where its expansion holds
+
+    @property
+    def predicted(self) -> Scalar:
+        return -self.slope - 0.5 * self.curvature
+
+
 class State(eqx.Module):
     """What the loop carries."""
 
@@ -75,11 +98,44 @@ class State(eqx.Module):
     d: Float[Array, " n"]
     alive: Bool[Array, " n"]  # columns of J that were not zero everywhere on the way
     control: Control
+    trial: Trial
+    phase: Int[Array, ""]
+    promised: Scalar  # by the last step, if its gain was hidden
     blocked: Bool[Array, ""]  # a trial since the last step was not finite
     steps: Int[Array, ""]
     evaluations: Int[Array, ""]
     jacobians: Int[Array, ""]
     stop: Int[Array, ""]
+
+
+def begin(objective: Objective, solver: Solver, x: Array) -> State:
+    """The state before anything is known but where to start: the first trial."""
+    zero = jnp.zeros((), x.dtype)
+    none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    point, local = jax.eval_shape(lambda: _at(objective, x, objective.evaluate(x, none)))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (point, local))
+    return State(
+        x=x,
+        point=blank[0],
+        local=eqx.tree_at(lambda local: local.unit, blank[1], jnp.ones_like(x)),
+        d=jnp.zeros_like(x),
+        alive=jnp.zeros(x.shape, bool),
+        control=solver.start(zero),
+        trial=Trial(x, jnp.zeros_like(x), zero, zero, zero, zero, no, no, no, no),
+        phase=none,
+        promised=zero,
+        blocked=no,
+        steps=none,
+        evaluations=none,
+        jacobians=none,
+        stop=none,
+    )
+
+
+def _at(objective: Objective, x: Array, point: Point) -> tuple[Point, Local]:
+    """A point in units of its own residuals, and the model there."""
+    point = objective.rescaled(x, point)
+    return point, objective.model(x, point)
 
 
 def model_at(objective: Objective, x: Array, point: Point, local: Local) -> steps.Model:
@@ -89,95 +145,190 @@ def model_at(objective: Objective, x: Array, point: Point, local: Local) -> step
     return steps.Products(objective.product_at(x, point), local.stored)
 
 
-def column_norms(objective: Objective, local: Local) -> Float[Array, " n"]:
-    """N, in steps q: the column norms of J, penalty included; 1 where there is no sum of squares, or no matrix."""
+def column_norms(objective: Objective, local: Local) -> Float[Array, " n"] | None:
+    """N, in steps q: the column norms of J, penalty included. None without squares or a matrix: there D stays."""
     if isinstance(objective, Smooth) or not isinstance(local.stored, steps.Matrix):
-        return jnp.ones_like(local.unit)
+        return None
     return jnp.sqrt(jnp.maximum(local.stored.diagonal(), 0.0))
 
 
-def size_of(norms: Array, x: Array, local: Local) -> Scalar:
-    """‖Nx‖."""
-    return jnp.sqrt(total(jnp.square((norms / local.unit) * x)))
+def length_of(d: Array, q: Array) -> Scalar:
+    """‖Dq‖."""
+    return jnp.sqrt(total(jnp.square(d * q)))
 
 
-def start(objective: Objective, solver: Solver, x: Array) -> State:
-    """The state at x, before the first step."""
-    point = objective.rescaled(x, objective.evaluate(x, jnp.zeros((), jnp.int32)))
-    local = objective.model(x, point)
-    norms = column_norms(objective, local)
-    d = jnp.where(norms > 0, norms, 1.0)
-    zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
-    finite = jnp.isfinite(point.cost) & every(jnp.isfinite(local.gradient))
-    return State(
+def vague(state: State) -> Bool[Array, ""]:
+    """Whether rounding hides so much that a run does not count as converged."""
+    noise, cost = state.local.noise, state.point.cost
+    return (noise.gain > _VAGUE * jnp.abs(cost)) & (cost > noise.floor)
+
+
+class Judged(eqx.Module):
+    """The state after a trial, before the model at the new point is known."""
+
+    state: State
+    there: Point
+    accepted: Bool[Array, ""]
+
+
+def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -> Judged:
+    """Evaluate the trial, and decide."""
+    trial, noise, phase = state.trial, state.local.noise, state.phase
+    there = objective.evaluate(trial.x, state.point.exponent)
+    gain = objective.gain(state.x, trial.x - state.x, state.point, there)
+    predicted, first, blind, fenced = trial.predicted, phase == BEGIN, phase == BLIND, phase == FENCED
+    # The first one may be out of range in units of one.
+    finite = jnp.where(first, jnp.all(jnp.isfinite(there.values)), jnp.isfinite(there.cost))
+    sensible = finite & jnp.isfinite(trial.length) & (predicted > 0) & ~trial.bent
+    ratio = jnp.where(sensible, gain / jnp.where(sensible, predicted, 1.0), -jnp.inf)
+    worthwhile = ratio > _WORTHWHILE
+    drowned = sensible & (jnp.maximum(predicted, jnp.abs(gain)) <= ROUGH * noise.gain)
+    hidden = drowned & (predicted <= noise.gain) & ~first
+    gained = worthwhile & ~hidden & ~first
+    lost = ~hidden & ~gained & ~first
+    clear = first | (gained & ~drowned)
+
+    less = predicted <= _LESS * state.promised
+    accepted = jnp.where(first, finite, gained | (hidden & less))
+    known = ~jnp.isnan(trial.beyond)
+    bend = jnp.where(known, trial.curvature + trial.beyond, -2.0 * (gain + trial.slope))
+    shown = Shown(accepted, ratio, trial.length, trial.slope, trial.curvature, bend, known)
+    control = select(blind & clear, solver.released(state.control), state.control)
+    control = select(hidden | first | (blind & ~clear), control, solver.update(control, shown))
+
+    exhausted = every(trial.x == state.x) | ~jnp.isfinite(control[0]) | (control[0] == 0)
+    blocked = ~clear & (state.blocked | ~finite)
+    flat = trial.whole & (predicted <= tol.f * there.cost) & (gain <= tol.f * there.cost)
+    stop = jnp.select(
+        [
+            first & ~finite,
+            accepted & flat & ~first,
+            hidden & ~less & ~(trial.released & ~fenced),
+            ((accepted & trial.short) | (hidden & ~less)) & vague(state),
+            (accepted & trial.short) | (hidden & ~less),
+            lost & ~blind & exhausted & blocked,
+            lost & ~blind & exhausted,
+        ],
+        [START, COST, DOUBT, ROUNDING, STEP, NONFINITE, DOUBT],
+        RUNNING,
+    )
+    after = dataclasses.replace(
+        state,
+        control=control,
+        phase=jnp.select([clear, hidden & ~fenced, lost & blind], [SEEN, BLIND, FENCED], phase),
+        promised=jnp.where(clear, jnp.inf, jnp.where(accepted & hidden, predicted, state.promised)),
+        blocked=blocked,
+        steps=state.steps + jnp.where(first, 0, 1),
+        evaluations=state.evaluations + 1,
+        stop=stop.astype(jnp.int32),
+    )
+    return Judged(after, there, accepted)
+
+
+def arrive(objective: Objective, solver: Solver, judged: Judged) -> State:
+    """The state where a trial has led to, in units of its own residuals."""
+    state, trial, x = judged.state, judged.state.trial, judged.state.trial.x
+    first = state.jacobians == 0
+    point, local = _at(objective, x, judged.there)
+    change = power_of_two(judged.there.exponent - point.exponent, x.dtype)
+    scaled = (local.unit / state.local.unit) * change
+    before = jnp.where(first, 1.0, state.d * scaled)
+    norms, unhindered = column_norms(objective, local), ~solver.felt(state.control)
+
+    if norms is None:
+        d, alive = before, ~state.alive
+        if isinstance(local.stored, Array) and isinstance(objective, SumOfSquares):
+            d = jnp.where(first, _size_of_products(objective, x, point, local), before)
+    else:
+        kept = jnp.where(unhindered | first, norms, jnp.maximum(_MEMORY * before, norms))
+        d, alive = jnp.where(norms > 0, kept, before), state.alive | (norms > 0)
+
+    # A radius that did not bind goes with the length of its step.
+    change = jnp.where(unhindered, length_of(d, trial.q / scaled * change) / trial.length, change)
+    change = jnp.where(jnp.isfinite(change) & (change > 0), change, 1.0)
+    control = select(first, solver.start(length_of(d, x / local.unit)), solver.in_units(state.control, change))
+    lost = ~(every(jnp.isfinite(local.gradient)) & jnp.isfinite(point.cost)) & (state.stop != START)
+    return dataclasses.replace(
+        state,
         x=x,
         point=point,
         local=local,
         d=d,
-        alive=norms > 0,
-        control=solver.start(model_at(objective, x, point, local), d, size_of(norms, x, local)),
-        blocked=jnp.zeros((), bool),
-        steps=zero,
-        evaluations=one,
-        jacobians=one,
-        stop=jnp.where(finite, RUNNING, START).astype(jnp.int32),
+        alive=alive,
+        control=control,
+        jacobians=state.jacobians + 1,
+        stop=jnp.where(lost, jnp.where(first, START, NONFINITE), state.stop),
     )
 
 
-class Trial(NamedTuple):
-    """A proposed step, and what the model and the objective say of it."""
-
-    x: Array
-    point: Point
-    length: Scalar  # ‖Dp‖
-    predicted: Scalar
-    gain: Scalar
-    resting: Bool[Array, ""]  # nowhere to go
-    short: Bool[Array, ""]  # enough to stop after it,
-    flat: Bool[Array, ""]  # or of too little gain to go on
-    bent: Bool[Array, ""]  # beyond where its expansion holds
+def _size_of_products(objective: SumOfSquares, x: Array, point: Point, local: Local) -> Array:
+    """D where no column is known: the same for all, of the curvature along the gradient."""
+    g = local.gradient
+    curvature = model_at(objective, x, point, local).curvature(g)
+    return jnp.sqrt(curvature / jnp.maximum(jnp.sum(g * g), jnp.finfo(g.dtype).tiny)) * jnp.ones_like(g)
 
 
-def propose(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Trial:
-    """The step that the solver wants, inside the box, evaluated."""
-    x, local, d = state.x, state.local, state.d
+def propose(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> State:
+    """With the next trial, inside the box, or with the reason why none is needed."""
+    x, local = state.x, state.local
     model, g = model_at(objective, x, state.point, local), local.gradient
     free = jnp.ones(x.shape, bool)
     if box is not None:
         free = box.free(x, g)
         model, g = model.restricted(free), jnp.where(free, g, 0.0)
 
-    step, unhindered = solver.propose(model, d, state.control)
+    norms, blind = column_norms(objective, local), state.phase == BLIND
+    norms = state.d if norms is None else norms
+    d = jnp.where(blind & (norms > 0), norms, state.d)
+    control = select(blind, solver.released(state.control), state.control)
+    step, unhindered, released = solver.propose(model, d, control)
+
     q, following = step.p, x + local.unit * step.p
-    bent = clipped = jnp.zeros((), bool)
+    bent, beyond = jnp.zeros((), bool), jnp.full((), jnp.nan, x.dtype)
     if solver.acceleration and step.solve is not None and isinstance(objective, SumOfSquares):
+        pull, beyond = objective.bend(x, local.unit * q, state.point)
         columns = local.unit * power_of_two(-state.point.exponent, x.dtype)
-        bend = objective.bend(x, local.unit * q, state.point) * columns
-        half = step.solve(jnp.where(free, bend, 0.0)) / 2
+        half = step.solve(jnp.where(free, pull * columns, 0.0)) / 2
         bent = total(jnp.square(d * half)) * 4 > _BENT**2 * total(jnp.square(d * q))
         following = following + local.unit * jnp.where(jnp.isfinite(half), half, 0.0)
+
+    clipped = jnp.zeros((), bool)
     if box is not None:
         inside = box.clip(following)
         clipped = jnp.any(inside != following)
         # A cut step is judged by what the model says of it.
         q, following = jnp.where(clipped, (inside - x) / local.unit, q), inside
 
-    there = objective.evaluate(following, state.point.exponent)
-    norms = column_norms(objective, local)
-    predicted = -total(g * q) - 0.5 * model.curvature(q)
-    gain = objective.gain(x, following - x, state.point, there)
-    whole = unhindered & ~clipped
-    return Trial(
+    last = released & unhindered & ~clipped
+    size, length = length_of(norms, x / local.unit), length_of(norms, q)
+    trial = Trial(
         x=following,
-        point=there,
-        length=jnp.sqrt(total(jnp.square(d * q))),
-        predicted=predicted,
-        gain=gain,
-        resting=_resting(objective, tol, state, g, norms, whole & (step.mu <= 0), predicted),
-        short=whole & (jnp.sqrt(total(jnp.square(norms * q))) <= tol.x * size_of(norms, x, local)),
-        flat=whole & (predicted <= tol.f * there.cost) & (gain <= tol.f * there.cost),
+        q=q,
+        length=length_of(d, q),
+        slope=total(g * q),
+        curvature=model.curvature(q),
+        beyond=jnp.where(clipped, jnp.nan, beyond),
+        whole=unhindered & ~clipped,
+        released=released,
+        short=last & (length <= tol.x * size),
         bent=bent,
     )
+    # Where steps become shorter tenfold and more, a short one is not needed.
+    nothing = trial.predicted <= local.noise.floor
+    needless = trial.short & (trial.predicted <= 1e-4 * state.promised)
+    needless = needless | (last & (nothing | (length <= jnp.finfo(x.dtype).eps * size)))
+    stop = jnp.select(
+        [
+            state.stop != RUNNING,
+            _resting(objective, tol, state, g, norms, last & (step.mu <= 0), trial.predicted),
+            needless & vague(state),
+            needless,
+            nothing & (state.phase == FENCED),
+        ],
+        [state.stop, GRADIENT, ROUNDING, STEP, DOUBT],
+        RUNNING,
+    )
+    return dataclasses.replace(state, trial=trial, stop=stop.astype(jnp.int32))
 
 
 def _resting(
@@ -187,104 +338,6 @@ def _resting(
     if isinstance(objective, Smooth):
         return newton & (predicted <= jnp.square(tol.g) * jnp.abs(state.point.cost))
     return every(jnp.abs(g) <= tol.g * jnp.where(norms > 0, norms, 1.0) * objective.slope_unit(state.point))
-
-
-class Decision(NamedTuple):
-    """Where a proposal leads, before the model there is known."""
-
-    x: Array
-    point: Point
-    accepted: Bool[Array, ""]
-    control: Control
-    blocked: Bool[Array, ""]
-    stop: Int[Array, ""]
-
-
-def evidence(state: State, trial: Trial) -> tuple[Int[Array, ""], Scalar]:
-    """What a trial says, and its gain over the predicted one."""
-    sensible = jnp.isfinite(trial.point.cost) & jnp.isfinite(trial.length) & (trial.predicted > 0) & ~trial.bent
-    ratio = jnp.where(sensible, trial.gain / jnp.where(sensible, trial.predicted, 1.0), -jnp.inf)
-    noise = state.local.noise.gain
-    worthwhile = ratio > _WORTHWHILE
-    drowned = sensible & (jnp.maximum(trial.predicted, jnp.abs(trial.gain)) <= ROUGH * noise)
-    hidden = drowned & ((trial.predicted <= noise) | ~worthwhile)
-    return jnp.where(hidden, HIDDEN, jnp.where(worthwhile, GAIN, LOSS)), ratio
-
-
-def decide(objective: Objective, solver: Solver, box: Box | None, tol: Tolerances, state: State) -> Decision:
-    """One proposal, to be taken or not."""
-    trial = propose(objective, solver, box, tol, state)
-    says, ratio = evidence(state, trial)
-    enough = trial.short | trial.flat
-    accepted = ~trial.resting & ((says == GAIN) | ((says == HIDDEN) & enough))
-    control = solver.update(state.control, Judged(accepted, ratio, trial.length))
-    exhausted = every(trial.x == state.x) | ~jnp.isfinite(control[0]) | (control[0] == 0)
-    stop = jnp.select(
-        [
-            trial.resting & (tol.g > 0),
-            accepted & trial.flat,
-            accepted & trial.short,
-            trial.resting | (says == HIDDEN),
-            ~accepted & exhausted,
-        ],
-        [GRADIENT, COST, STEP, HIDDEN_GAINS, STUCK],
-        RUNNING,
-    )
-    return Decision(
-        x=trial.x,
-        point=trial.point,
-        accepted=accepted,
-        control=control,
-        blocked=~accepted & (state.blocked | ~jnp.isfinite(trial.point.cost)),
-        stop=stop.astype(jnp.int32),
-    )
-
-
-def stay(state: State, decision: Decision) -> State:
-    """The state after a decision not to go anywhere."""
-    return dataclasses.replace(
-        state,
-        control=decision.control,
-        blocked=decision.blocked,
-        steps=state.steps + 1,
-        evaluations=state.evaluations + 1,
-        stop=decision.stop,
-    )
-
-
-def arrive(objective: Objective, solver: Solver, state: State, x: Array, point: Point) -> State:
-    """The state at x, where ``state`` has led to, in its own units."""
-    here = objective.rescaled(x, point)
-    local = objective.model(x, here)
-    change = power_of_two(point.exponent - here.exponent, x.dtype)
-    norms = column_norms(objective, local)
-    remembered = state.d * ((local.unit / state.local.unit) * change)
-    kept = jnp.where(solver.felt(state.control), jnp.maximum(_MEMORY * remembered, norms), norms)
-    lost = ~every(jnp.isfinite(local.gradient))
-    nothing = (state.stop == RUNNING) & _promises_nothing(local)
-    return dataclasses.replace(
-        state,
-        x=x,
-        point=here,
-        local=local,
-        d=jnp.where(norms > 0, kept, remembered),
-        alive=state.alive | (norms > 0),
-        control=solver.in_units(state.control, change),
-        jacobians=state.jacobians + 1,
-        stop=jnp.select([lost, nothing], [NONFINITE, HIDDEN_GAINS], state.stop),
-    )
-
-
-def _promises_nothing(local: Local) -> Bool[Array, ""]:
-    """Whether even the undamped step promises no more than rounding, where that is seen without computing it."""
-    if not isinstance(local.stored, steps.Triangle):
-        return jnp.zeros((), bool)
-    return 0.5 * total(jnp.square(local.stored.z)) <= local.noise.gain
-
-
-def move(objective: Objective, solver: Solver, state: State, decision: Decision) -> State:
-    """The state after a decision to go: with the model where it leads."""
-    return arrive(objective, solver, stay(state, decision), decision.x, decision.point)
 
 
 def run(
@@ -298,16 +351,20 @@ def run(
     """Until something stops it, or for ``tol.steps`` proposals."""
 
     def step(state: State) -> State:
-        decision = decide(objective, solver, box, tol, state)
-        following = jax.lax.cond(
-            decision.accepted, lambda: move(objective, solver, state, decision), lambda: stay(state, decision)
-        )
+        judged = judge(objective, solver, tol, state)
+        state = jax.lax.cond(judged.accepted, lambda: arrive(objective, solver, judged), lambda: judged.state)
         if callback is not None:
-            jax.debug.callback(callback, following.steps, following.point.cost, following.x, ordered=True)
-        return following
+            told = callback
+            tell = lambda: jax.debug.callback(told, state.steps, state.point.cost, state.x, ordered=True)  # noqa: E731
+            jax.lax.cond(state.steps > 0, tell, lambda: None)
+        return propose(objective, solver, box, tol, state)
 
-    first = start(objective, solver, x)
-    return jax.lax.while_loop(lambda s: (s.stop == RUNNING) & (s.steps < tol.steps), step, first)
+    return jax.lax.while_loop(lambda state: running(tol, state), step, begin(objective, solver, x))
+
+
+def running(tol: Tolerances, state: State) -> Bool[Array, ""]:
+    """Whether it goes on."""
+    return (state.stop == RUNNING) & ((state.steps < tol.steps) | (state.phase == BEGIN))
 
 
 def gradient(state: State) -> Array:

@@ -123,6 +123,11 @@ def _of_cost(point: Point) -> Rounding:
     return Rounding(jnp.finfo(point.cost.dtype).eps * jnp.abs(point.cost), jnp.zeros_like(point.cost))
 
 
+def _floor(slope: Array) -> Array:
+    """The least second derivative that a loss counts with."""
+    return jnp.maximum(0.01 * slope, jnp.finfo(slope.dtype).eps)
+
+
 class SumOfSquares(eqx.Module):
     """½ (Σ ρ(rᵢ²) + λ‖x − x_ref‖²)."""
 
@@ -181,11 +186,14 @@ class SumOfSquares(eqx.Module):
         return 0.5 * gained
 
     def weights(self, r: Array) -> tuple[Array, Array]:
-        """Roots of the second derivatives ρ' + 2ρ''r² in r, held positive, and ρ' (Triggs et al. 2000)."""
+        """Roots of the second derivatives ρ' + 2ρ''r² in r, held above a hundredth of ρ', and ρ'.
+
+        Triggs et al. (2000) hold them positive; so low a floor leaves steps as they are.
+        """
         if self.loss is linear:
             return jnp.ones_like(r), jnp.ones_like(r)
         curved, first = self._bends(r)
-        return jnp.sqrt(jnp.maximum(curved, jnp.finfo(r.dtype).eps)), first
+        return jnp.sqrt(jnp.maximum(curved, _floor(first))), first
 
     def _bends(self, r: Array) -> tuple[Array, Array]:
         """ρ' + 2ρ''r² and ρ'."""
@@ -224,20 +232,31 @@ class SumOfSquares(eqx.Module):
         """Whether `linearise_small` is the better way."""
         return self.jacobian is None and x.shape[0] <= SMALL
 
-    def bend(self, x: Array, p: Array, point: Point) -> Float[Array, " n"]:
-        """Jᵀ d²r/dt² along x + tp, over 2ᵉ: what the second-order part of a step has to balance."""
+    def bend(self, x: Array, p: Array, point: Point) -> tuple[Float[Array, " n"], Scalar]:
+        """Jᵀ d²r/dt² along x + tp, over 2ᵉ, which the second-order part of a step has to balance; and what the
+        curvature of F along p, over 4ᵉ, has beyond that of the model."""
         along = lambda x: jax.jvp(self.residual, (x,), (p,))[1]  # noqa: E731
         _, backward = jax.vjp(self.residual, x)
-        second = jax.jvp(along, (x,), (p,))[1] * power_of_two(-point.exponent, x.dtype)
-        return backward(self.weights(point.values)[1] * second)[0]
+        slope, second = jax.jvp(along, (x,), (p,))
+        down = power_of_two(-point.exponent, x.dtype)
+        outer, lost = self._beyond(point.values)
+        pull = outer * (second * down)
+        beyond = total(point.values * pull)
+        if lost is not None:
+            beyond = beyond + total(lost * jnp.square(slope * down))
+        return backward(pull)[0], beyond
+
+    def _beyond(self, r: Array) -> tuple[Array, Array | None]:
+        """ρ', and what `weights` held positive."""
+        if self.loss is linear:
+            return jnp.ones_like(r), None
+        curved, outer = self._bends(r)
+        return outer, jnp.minimum(curved - _floor(outer), 0.0)
 
     def second_order(self, x: Array, point: Point, unit: Array) -> Float[Array, "n n"]:
         """What the Hessian has beyond the model, Σ ρ' rᵢ∇²rᵢ and what `weights` held positive, in steps q."""
         r, down = point.values, power_of_two(-point.exponent, x.dtype)
-        outer, lost = jnp.ones_like(r), None
-        if self.loss is not linear:
-            curved, outer = self._bends(r)
-            lost = jnp.minimum(curved - jnp.finfo(r.dtype).eps, 0.0)
+        outer, lost = self._beyond(r)
 
         def rest(q: Array) -> Scalar:
             moved = self.residual(x + unit * q) * down

@@ -64,6 +64,9 @@ class Triangle(eqx.Module):
         """The model in the free variables, whose steps are 0 in the others."""
         return Triangle(jnp.where(free[None, :], self.R, 0.0), self.z)
 
+    def dense(self) -> "Dense":
+        return Dense(matmul(self.R.T, self.R), self.gradient)
+
     def damped(self, d: Float[Array, " n"], mu: Scalar) -> Step:
         """QR of [R; √μ D], which does not square a condition number."""
         n = self.R.shape[1]

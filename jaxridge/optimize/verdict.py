@@ -1,0 +1,110 @@
+"""What kind of point a search has ended at, by the whole Hessian H = JᵀJ + λI + Σ ρ'rᵢ∇²rᵢ in units of its diagonal.
+
+    H positive              a minimum, if Newton's step ½gᵀH⁻¹g promises nothing that can be seen
+    H negative somewhere    a saddle or a maximum, if the gradient is nothing
+    H zero somewhere        stationary, but the data leave that direction as it was
+
+Steps that become shorter and shorter prove a minimum. Where the search saw none, or J is singular, H is asked.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from jaxridge.core.numbers import matmul
+from jaxridge.core.types import Array, Bool
+from jaxridge.optimize import loop, steps
+from jaxridge.optimize.loop import ROUGH, Box, State
+from jaxridge.optimize.objective import Objective, SumOfSquares
+from jaxridge.optimize.small import every, total
+
+_VISIBLE = 30.0  # times what rounding hides; heuristic
+
+# Verdicts, beside those of the loop.
+SADDLE, UNDETERMINED, NO_INFLUENCE, EVAPORATED, STALLED = range(20, 25)
+
+
+def open_question(objective: Objective, state: State) -> Bool[Array, ""]:
+    """Whether the end of a search is still to be judged."""
+    ended = state.stop >= loop.GRADIENT
+    if not isinstance(state.local.stored, steps.Matrix):
+        return ended & (state.stop == loop.DOUBT)
+    unmoved = state.jacobians <= 1
+    return ended & ((state.stop == loop.DOUBT) | unmoved | _singular(objective, state))
+
+
+def _singular(objective: Objective, state: State) -> Bool[Array, ""]:
+    """Whether J lacks rank, as far as that is seen without computing."""
+    norms, stored = loop.column_norms(objective, state.local), state.local.stored
+    if norms is None:
+        return jnp.zeros((), bool)
+    pivots = norms
+    if isinstance(stored, steps.Triangle):
+        n = len(norms)
+        pivots = jnp.zeros_like(norms).at[: stored.R.shape[0]].set(jnp.abs(jnp.diagonal(stored.R)))
+        pivots = jnp.where(pivots > 4 * n * jnp.finfo(norms.dtype).eps * norms, pivots, 0.0)
+    return ~every(pivots > 0)
+
+
+def judge(objective: Objective, box: Box | None, state: State, curved: bool) -> State:
+    """With what the Hessian says in the place of what the loop said; ``curved`` where ∇²rᵢ exist."""
+    stop = state.stop
+    if isinstance(state.local.stored, steps.Matrix):
+        stop = _kind(objective, box, state, state.local.stored, curved)
+    else:
+        # No Hessian: what a step along the gradient promises.
+        level = total(jnp.square(state.local.gradient / state.d)) / 2 <= ROUGH * state.local.noise.gain
+        stop = jnp.where(stop == loop.DOUBT, jnp.where(level, loop.STEP, STALLED), stop)
+    return dataclasses.replace(state, stop=stop.astype(jnp.int32))
+
+
+def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Matrix, curved: bool) -> Array:
+    x, local, n = state.x, state.local, len(state.x)
+    eps, noise = jnp.finfo(x.dtype).eps, ROUGH * local.noise.gain
+    free = jnp.ones(x.shape, bool) if box is None else box.free(x, local.gradient)
+    g = jnp.where(free, local.gradient, 0.0)
+    H = stored.dense().H
+    S = jnp.zeros_like(H)
+    if curved and isinstance(objective, SumOfSquares):
+        S = objective.second_order(x, state.point, local.unit)
+
+    h = jnp.sqrt(jnp.abs(jnp.diagonal(H)) + jnp.abs(jnp.diagonal(S)))
+    h = jnp.where(free & (h > 0), h, 1.0)
+    scaled = jnp.where(free[:, None] & free[None, :], (H + S) / h[:, None] / h[None, :], 0.0)
+    level = jnp.max(jnp.square(g / h), initial=0.0) / 2 <= noise
+    held = jnp.diag(jnp.where(free, 0.0, 1.0)).astype(x.dtype)
+    tau = 8 * n * eps * jnp.max(jnp.abs(scaled), initial=0.0) * jnp.eye(n, dtype=x.dtype)
+    tau = tau + jnp.finfo(x.dtype).tiny * jnp.eye(n, dtype=x.dtype)
+    L = jnp.linalg.cholesky(scaled + tau + held, symmetrize_input=False)
+    positive = jnp.all(jnp.isfinite(jnp.diagonal(L)))
+    determined = jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - tau + held, symmetrize_input=False)))
+    c = solve_triangular(jnp.where(positive, L, jnp.eye(n, dtype=x.dtype)), g / h, lower=True)
+    stationary = positive & (jnp.sum(jnp.square(c)) / 2 <= noise)
+    # What J alone would have moved has to rise as the parabola says, where that can be seen: or it runs to infinity.
+    norms = jnp.sqrt(jnp.abs(jnp.diagonal(H)))
+    leaning = free & (jnp.square(g) > 2 * noise * jnp.square(norms))
+    q = -jnp.where(leaning, solve_triangular(L, c, trans=1, lower=True) / h, 0.0)
+    seen = jnp.sqrt(_VISIBLE * noise / jnp.maximum(total(q * matmul(H + S, q)) / 2, jnp.finfo(x.dtype).tiny))
+    beyond = x + local.unit * (seen * q)
+    beyond = beyond if box is None else box.clip(beyond)
+    there = objective.evaluate(beyond, state.point.exponent)
+    rises = -objective.gain(x, beyond - x, state.point, there) >= noise
+    stationary = stationary & (rises | ~jnp.any(leaning))
+
+    idle = free & jnp.all(scaled == 0, axis=0)
+    doubt = state.stop == loop.DOUBT
+    return jnp.select(
+        [
+            ~positive & level,
+            stationary & loop.vague(state),
+            stationary & jnp.any(idle & state.alive) & every(free),
+            stationary & jnp.any(idle),
+            stationary & ~determined,
+            stationary & doubt,
+            doubt & state.blocked,
+            doubt,
+        ],
+        [SADDLE, loop.ROUNDING, EVAPORATED, NO_INFLUENCE, UNDETERMINED, loop.STEP, loop.NONFINITE, STALLED],
+        state.stop,
+    )
