@@ -233,4 +233,5 @@ def table(sets=SETS, solvers=(*SOLVERS, "path"), dtypes=("float64", "float32"), 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
     table(show=("wrong", "needless"))

@@ -313,10 +313,11 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
         short=last & (length <= tol.x * size),
         bent=bent,
     )
-    # Where steps become shorter tenfold and more, a short one is not needed.
+    # A step whose gain is hidden is needless where it is rounding itself, or steps become shorter a hundredfold.
     nothing = trial.predicted <= local.noise.floor
-    needless = trial.short & (trial.predicted <= 1e-4 * state.promised)
-    needless = needless | (last & (nothing | (length <= jnp.finfo(x.dtype).eps * size)))
+    short = trial.short & (trial.predicted <= 1e-4 * state.promised)
+    short = short | (last & (length <= jnp.finfo(x.dtype).eps * size))
+    needless = (last & nothing) | (short & (trial.predicted <= local.noise.gain))
     stop = jnp.select(
         [
             state.stop != RUNNING,

