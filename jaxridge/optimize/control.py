@@ -85,6 +85,10 @@ class LevenbergMarquardt(eqx.Module):
         mu, growth = control
         return jnp.minimum(mu, _NOTHING * jnp.finfo(mu.dtype).eps), jnp.full_like(growth, 2.0)
 
+    def fenced(self, control: Control, length: Scalar) -> Control:
+        """After a whole step of that length was too long: what it was before."""
+        return control
+
     def felt(self, control: Control) -> Bool[Array, ""]:
         """Whether steps are kept short."""
         return control[0] >= _FELT
@@ -138,6 +142,11 @@ class TrustRegion(eqx.Module):
 
     def released(self, control: Control) -> Control:
         return control[0] * jnp.finfo(control[0].dtype).max ** 0.4, control[1]
+
+    def fenced(self, control: Control, length: Scalar) -> Control:
+        """A part of that length, where steps as short as before were lost in rounding."""
+        part = jnp.where(jnp.isfinite(length), 0.25 * length, 0.0)
+        return jnp.maximum(control[0], part), control[1]
 
     def felt(self, control: Control) -> Bool[Array, ""]:
         return control[1]

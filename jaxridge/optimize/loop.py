@@ -195,6 +195,7 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
     shown = Shown(accepted, ratio, trial.length, trial.slope, trial.curvature, bend, known)
     control = select(blind & clear, solver.released(state.control), state.control)
     control = select(hidden | first | (blind & ~clear), control, solver.update(control, shown))
+    control = select(lost & blind, solver.fenced(control, trial.length), control)
 
     exhausted = every(trial.x == state.x) | ~jnp.isfinite(control[0]) | (control[0] == 0)
     blocked = ~clear & (state.blocked | ~finite)
@@ -216,7 +217,7 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
         state,
         control=control,
         phase=jnp.select([clear, hidden & ~fenced, lost & blind], [SEEN, BLIND, FENCED], phase),
-        promised=jnp.where(clear, jnp.inf, jnp.where(accepted & hidden, predicted, state.promised)),
+        promised=jnp.where(clear | (lost & blind), jnp.inf, jnp.where(accepted & hidden, predicted, state.promised)),
         blocked=blocked,
         steps=state.steps + jnp.where(first, 0, 1),
         evaluations=state.evaluations + 1,
