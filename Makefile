@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training notebooks bench accelerator clean
+.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training corners notebooks bench accelerator clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -36,6 +36,10 @@ golden: .venv/installed-dev
 # What optimisers and devices converge to, every row by its own simulation, of which `make test` judges one of each kind.
 training: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 tests/training --whole
+
+# Margins and corners in every derivative, unit and dtype, of which `make test` judges one of each kind.
+corners: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/kernel_methods/test_svm.py --whole
 
 # The suite with the oldest and the newest JAX that is promised, each in an environment of its own.
 test-oldest: JAX := jax==0.8.0 jaxlib==0.8.0

@@ -44,6 +44,17 @@ def pytest_addoption(parser):
     parser.addoption("--whole", action="store_true", help="all rows of tables of which the tests judge a sample")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "whole: judged with --whole only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--whole"):
+        for item in items:
+            if item.get_closest_marker("whole"):
+                item.add_marker(pytest.mark.skip(reason="judged with --whole"))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_module():
     """Compiled programs pile up to gigabytes, and another module has little use for them."""

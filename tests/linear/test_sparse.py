@@ -122,6 +122,7 @@ def test_scaling_of_glmnet():
     assert np.all(np.abs(slope[~on]) <= alpha * strength)
 
 
+@pytest.mark.whole
 def test_targets_paths_and_other_lams():
     """Each target is its own problem; ``at`` is the fit at that λ; λ in any order, 0 and infinity among them."""
     both, lams = np.stack([Y, Y**2 / 10], axis=1), np.array([3.0, np.inf, 0.0, 30.0])
@@ -200,7 +201,7 @@ def test_units(unit):
     np.testing.assert_allclose(fit.coef / unit, jxr.lasso(X, Y, 20.0).coef, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("n", [10, 1_000_000])
+@pytest.mark.parametrize("n", [10, pytest.param(1_000_000, marks=pytest.mark.whole)])
 def test_float32_with_an_offset(n):
     """Means of a hundred deviations, ten rows and a million: as good as what float32 says of the columns."""
     rng = np.random.default_rng(n)
@@ -213,6 +214,7 @@ def test_float32_with_an_offset(n):
     np.testing.assert_allclose(single.coef, double.coef, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.whole
 def test_ball_is_the_lasso_at_its_multiplier():
     for radius in (0.5, 2.0):
         fit = jxr.lasso_ball(X, Y, radius, weights=W, penalty=P)
@@ -229,6 +231,7 @@ def test_ball_is_the_lasso_at_its_multiplier():
     assert jxr.lasso_ball(X, Y, -1.0).result == RESULTS.invalid_radius
 
 
+@pytest.mark.whole
 def test_folds_are_refits():
     lams = np.array([2.0, 20.0, 60.0])
     choice = jxr.lasso_cv(X, Y, lams, rule=select.kfold(4), weights=W)
@@ -263,7 +266,9 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ARGUMENTS)
+@pytest.mark.parametrize(
+    "kind", ["lasso", *(pytest.param(kind, marks=pytest.mark.whole) for kind in list(ARGUMENTS)[1:])]
+)
 def test_derivatives_in_every_argument(kind):
     """Coefficients, intercept and rss, to second order in every mode, against differences."""
     verb, args, step = ARGUMENTS[kind]
@@ -275,6 +280,7 @@ def test_derivatives_in_every_argument(kind):
     check_derivatives(numbers, tuple(jnp.asarray(x) for x in args), rtol=1e-6, step=step)
 
 
+@pytest.mark.whole
 def test_derivative_in_lam_is_that_of_the_segment():
     """−G_SS⁻¹ s / 2 on the support, and 0 elsewhere; the vmapped gradient is the loop's."""
     lams = jnp.array([5.0, 20.0, 60.0])
