@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,12 @@ from jaxridge import inverse, kernels, select
 X = np.arange(12.0).reshape(6, 2) % 5
 y = np.arange(6.0) % 4
 RBF = kernels.RBF(1.0)
+x0 = jnp.array([1.0, 0.5, 2.0])
+
+
+def line(x, args):
+    return x[0] + x[1] * X[:, 0] - y
+
 
 WORDS = [
     (lambda: jxr.ridge(X, y, alpha=1.0), "ridge has no argument 'alpha': write lam, the same number"),
@@ -34,6 +41,16 @@ WORDS = [
     (lambda: jxr.tikhonov(X, y, alpha=1.0), "tikhonov has no argument 'alpha'"),
     (lambda: jxr.tikhonov(X, y, 1.0, x0=np.zeros(2)), "write x_ref"),
     (lambda: jxr.tikhonov(X, y, damp=1.0), "lam = damp²"),
+    (lambda: jxr.least_squares(line, x0, method="lm"), "least_squares has no argument 'method': write solver"),
+    (lambda: jxr.least_squares(line, x0, jac="2-point"), "write jacobian=function(x, args)"),
+    (lambda: jxr.least_squares(line, x0, max_nfev=3), "write max_steps"),
+    (lambda: jxr.least_squares(line, p0=x0), "write x0"),
+    (lambda: jxr.least_squares(line, x0, sigma=0.1), "divide the residual by sigma"),
+    (
+        lambda: jxr.least_squares_batch(line, x0[None], None, x_scale=1.0),
+        "has no argument 'x_scale'",
+    ),
+    (lambda: jxr.minimize(line, x0, method="BFGS"), "minimize has no argument 'method': write solver"),
     (lambda: inverse.picard(X, y, regularizer=1), "picard has no argument 'regularizer'"),
 ]
 VALUES = [
@@ -44,6 +61,14 @@ VALUES = [
     (lambda: jxr.ridge(X, y, 1.0, solver="svd"), "pass spectrum.from_design"),
     (lambda: jxr.ridge_cv(X, y, rule="gcv"), "pass select.loo, select.gcv"),
     (lambda: jxr.ridge_cv(X, y, rule=select.kfold), "call it, as in select.kfold"),
+    (lambda: jxr.least_squares(line, x0, loss="huber"), "pass the function, losses.huber"),
+    (lambda: jxr.least_squares(line, x0, solver=jxr.TrustRegion), "solver is the class TrustRegion; pass an instance"),
+    (lambda: jxr.least_squares(line, x0, solver="lm"), "pass LevenbergMarquardt() or TrustRegion()"),
+    (lambda: jxr.least_squares(line, x0, bounds=[(0, 1), (0, 1), (0, 1)]), "not a pair for each variable"),
+    (lambda: jxr.least_squares(line, x0[:2], bounds=[(0, 1), (0, 2)]), "bounds has a pair for each variable"),
+    (lambda: jxr.least_squares(line, x0, bounds=np.zeros((3, 2))), "(bounds[:, 0], bounds[:, 1])"),
+    (lambda: jxr.least_squares(line, x0, bounds=(jnp.zeros(1), None)), "one number does for all"),
+    (lambda: jxr.least_squares(lambda x: line(x, None), x0), "residual takes (x) and is called as residual(x, args)"),
     (lambda: inverse.compare(X, y, rules=[select.gcv]), "pass a dict of names and rules"),
 ]
 
@@ -71,7 +96,12 @@ def test_a_gamma_becomes_that_scale():
 def test_signatures_show_every_keyword():
     for name in jxr.__all__:
         found = getattr(jxr, name)
-        if inspect.isfunction(found) and found.__module__.split(".")[1] in ("linear", "kernel_methods", "inverse"):
+        if inspect.isfunction(found) and found.__module__.split(".")[1] in (
+            "linear",
+            "kernel_methods",
+            "inverse",
+            "optimize",
+        ):
             kinds = {parameter.kind for parameter in inspect.signature(found).parameters.values()}
             assert inspect.Parameter.VAR_KEYWORD not in kinds, name
     assert inspect.signature(jxr.ridge).parameters["standardize"].default is False
@@ -92,3 +122,16 @@ def test_misclassification_takes_any_two_labels(low, high):
 def test_misclassification_of_numbers_chooses_nothing():
     choice = jxr.ridge_cv(X, np.arange(6.0), [1.0], rule=select.misclassification)
     assert choice.fit.result == jxr.RESULTS.no_score
+
+
+def test_a_column_against_a_vector_is_no_matrix_of_residuals():
+    column = np.ones((6, 1))
+    with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match="ravel the one that is a column"):
+        jxr.least_squares(lambda x, _: column * x[0] - y, x0)
+
+
+def test_a_pair_of_lists_are_bounds_and_a_square_residual_is_one():
+    found = jxr.least_squares(line, x0[:2], bounds=([0.0, 0.0], [1.0, 0.3]))
+    assert jnp.all((found.value >= 0) & (found.value <= jnp.array([1.0, 0.3])))
+    square = jxr.least_squares(lambda x, _: x - jnp.eye(2), jnp.zeros((2, 2)))
+    np.testing.assert_allclose(square.value, np.eye(2), atol=1e-8)

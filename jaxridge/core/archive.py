@@ -96,7 +96,8 @@ def _described(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
         )
     if named is value:
         return {"name": f"{home}:{name}"}
-    names = value._fields if hasattr(value, "_fields") else [field.name for field in dataclasses.fields(value)]
+    of: Any = type(value)
+    names = getattr(of, "_fields", None) or [field.name for field in dataclasses.fields(of)]
     fields = {each: None if each in LEFT_OUT else getattr(value, each) for each in names}
     described = {each: _described(part, arrays, f"{where}.{each}") for each, part in fields.items()}
     return {"class": f"{home}:{name}", "fields": described}

@@ -17,17 +17,10 @@ import jax.numpy as jnp
 from jaxridge.core.implicit import frozen
 from jaxridge.core.numbers import select
 from jaxridge.core.types import Array
+from jaxridge.core.verbs import verb
 from jaxridge.optimize import loop, verdict
-from jaxridge.optimize.least_squares import (
-    LevenbergMarquardt,
-    NonlinearProblem,
-    Options,
-    Prepared,
-    Solution,
-    cholesky,
-    make_problem,
-    solution_of,
-)
+from jaxridge.optimize.least_squares import LevenbergMarquardt, Solution, cholesky, solution_of
+from jaxridge.optimize.problem import NonlinearProblem, Options, Prepared, make_problem
 
 __all__ = ["least_squares_batch"]
 
@@ -36,6 +29,7 @@ _BLOCK = 1000  # fits the cache of a CPU, and its rows do not all fall on the sa
 _LEAST = 256  # below so many lanes the overhead of a step outweighs what fewer lanes would save
 
 
+@verb(make_problem)
 def least_squares_batch(
     residual: Callable[[Any, Any], Any],
     x0: Any,

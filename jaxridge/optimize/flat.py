@@ -34,9 +34,15 @@ def as_real(name: str) -> Callable[[Any], Array]:
 
 def flat_like(name: str, tree: Any, x0: Any, dtype: Any) -> Array:
     """A pytree with the structure of x0, or a prefix of it, as a vector."""
+
+    def beside(leaf: Any, part: Any) -> Array:
+        if jnp.shape(part) not in ((), jnp.shape(leaf)):
+            raise ValueError(f"it has shape {jnp.shape(part)} where x0 has {jnp.shape(leaf)}; one number does for all.")
+        return jnp.broadcast_to(jnp.asarray(part, dtype), jnp.shape(leaf)).ravel()
+
     try:
         full = jax.tree.map(
-            lambda leaf, part: jnp.broadcast_to(jnp.asarray(part, dtype), jnp.shape(leaf)).ravel(),
+            beside,
             x0,
             jax.tree.broadcast(tree, x0),
         )

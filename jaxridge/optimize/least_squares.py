@@ -7,9 +7,8 @@ A linear residual y − Xx is ridge regression, with the same λ. Derivatives of
 condition, ∇F = 0 in the variables that no bound holds: never of the iterations.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import equinox as eqx
 import jax
@@ -20,21 +19,20 @@ from jaxridge.core.implicit import first_order_only, frozen
 from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
+from jaxridge.core.verbs import verb
 from jaxridge.optimize import loop, verdict
+from jaxridge.optimize.arguments import as_bounds, as_model, as_nonlinear_solver
 from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.derivative import Derivative, full_hessian, gauss_newton
 from jaxridge.optimize.flat import (
     as_real,
     closed,
     flat_box,
-    flat_like,
-    flat_residual,
     flatten,
-    has_forward_mode,
 )
 from jaxridge.optimize.loop import Box, Tolerances
-from jaxridge.optimize.losses import Loss, linear
 from jaxridge.optimize.objective import Objective, Smooth, SumOfSquares, cholesky, products, qr
+from jaxridge.optimize.problem import NonlinearProblem, Options, Prepared, as_arrays, make_problem, tolerances
 from jaxridge.optimize.steps import dogleg, exact, steihaug
 
 __all__ = [
@@ -95,22 +93,7 @@ def converged(result: Any) -> Bool[Array, "..."]:
     )
 
 
-class Options(TypedDict, Generic[Tree], total=False):
-    """What `least_squares` takes beyond the problem itself."""
-
-    solver: LevenbergMarquardt | TrustRegion | None
-    lam: Any
-    x_ref: Tree | None
-    bounds: tuple[Any, Any] | None
-    loss: Loss
-    jacobian: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None
-    derivative: Derivative
-    ftol: float
-    xtol: float
-    gtol: float
-    max_steps: int
-
-
+@verb(make_problem)
 def least_squares(
     residual: Callable[[Tree, Any], Any],
     x0: Tree,
@@ -159,6 +142,7 @@ def least_squares(
     return _least_squares(make_problem(residual, x0, args, **options), callback)
 
 
+@verb(make_problem)
 def least_squares_path(
     residual: Callable[[Tree, Any], Any], x0: Tree, args: Any = None, *, lams: Any, **options: Any
 ) -> Solution[Tree]:
@@ -175,6 +159,7 @@ def least_squares_path(
     return jax.vmap(lambda lam: least_squares(residual, x0, args, lam=lam, **options))(jnp.asarray(lams))
 
 
+@verb()
 def minimize(
     fn: Callable[[Tree, Any], Scalar],
     x0: Tree,
@@ -205,82 +190,12 @@ def minimize(
     [1. 1.]
     """
     solver = TrustRegion() if solver is None else solver
-    if not isinstance(solver, TrustRegion):
+    if not isinstance(as_nonlinear_solver(solver), TrustRegion):
         raise ValueError(f"solver is {type(solver).__name__}; minimize takes TrustRegion(step=...).")
-    x0 = jax.tree.map(as_real("x0"), x0)
-    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
-    return _minimize(fn, x0, args, bounds, _as_arrays(solver), tol, derivative, callback)
-
-
-class NonlinearProblem(eqx.Module):
-    """The arguments of `least_squares`, as one pytree to compile, batch and take apart."""
-
-    residual: Callable[[Any, Any], Any]
-    x0: Any
-    args: Any
-    lam: Array | None
-    x_ref: Any
-    bounds: Any
-    solver: LevenbergMarquardt | TrustRegion
-    tol: Tolerances
-    loss: Loss = eqx.field(static=True)
-    jacobian: Callable[..., Any] | None = eqx.field(static=True)
-    derivative: Derivative | None = eqx.field(static=True)
-
-    def prepare(self) -> "Prepared":
-        """Flat vectors in the place of pytrees."""
-        flat, restore = flatten("x0", self.x0)
-        solver, jacobian, derivative = self.solver, self.jacobian, self.derivative
-        if isinstance(solver, TrustRegion) and solver.linear is products and solver.step is not steihaug:
-            step = solver.step.__name__
-            raise ValueError(f"solver: step={step} needs a matrix; with linear=products use step=steihaug.")
-        fn = flat_residual(self.residual, restore, self.args, flat.dtype)
-        if jax.eval_shape(fn, flat).shape == (0,):
-            raise ValueError("residual returns no number; return at least one residual.")
-        if not has_forward_mode(fn, flat):
-            jacobian, derivative = jacobian or jax.jacrev, None
-            solver = dataclasses.replace(solver, acceleration=False)
-        zero = jnp.zeros_like(flat)
-        reference = zero if self.x_ref is None else flat_like("x_ref", self.x_ref, self.x0, flat.dtype)
-        lam = None if self.lam is None else self.lam.astype(flat.dtype)
-        objective = SumOfSquares(closed(fn, flat), lam, reference, None, self.loss, solver.linear, jacobian)
-        return Prepared(objective, solver, flat_box(self.bounds, self.x0, flat), flat, restore, derivative)
-
-
-class Prepared(NamedTuple):
-    """A problem in terms of one flat vector."""
-
-    objective: Objective
-    solver: LevenbergMarquardt | TrustRegion
-    box: Box | None
-    x: Array
-    restore: Callable[[Array], Any]
-    derivative: Derivative | None
-
-
-def make_problem(
-    residual: Callable[[Any, Any], Any],
-    x0: Any,
-    args: Any,
-    *,
-    solver: LevenbergMarquardt | TrustRegion | None = None,
-    lam: Any = 0.0,
-    x_ref: Any = None,
-    bounds: tuple[Any, Any] | None = None,
-    loss: Loss = linear,
-    jacobian: Callable[..., Any] | None = None,
-    derivative: Derivative | None = full_hessian,
-    ftol: float = 0.0,
-    xtol: float = 1e-12,
-    gtol: float = 0.0,
-    max_steps: int = 1000,
-) -> NonlinearProblem:
-    """The arguments of `least_squares` with its defaults, every number an array."""
-    solver = LevenbergMarquardt() if solver is None else solver
-    x0 = jax.tree.map(as_real("x0"), x0)
-    lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
-    tol = _tolerances(x0, ftol, xtol, gtol, max_steps)
-    return NonlinearProblem(residual, x0, args, lam, x_ref, bounds, _as_arrays(solver), tol, loss, jacobian, derivative)
+    fn, x0 = as_model("fn", fn), jax.tree.map(as_real("x0"), x0)
+    bounds = as_bounds(bounds, x0)
+    tol = tolerances(x0, ftol, xtol, gtol, max_steps)
+    return _minimize(fn, x0, args, bounds, as_arrays(solver), tol, derivative, callback)
 
 
 @eqx.filter_jit
@@ -399,15 +314,3 @@ def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
         (code == loop.STEP, RESULTS.step_converged),
         shape=(),
     )
-
-
-def _as_arrays(solver: Any) -> Any:
-    """Numbers as arrays, so that a new one does not compile again."""
-    return jax.tree.map(jnp.asarray, solver)
-
-
-def _tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
-    leaves = jax.tree.leaves(x0)
-    dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
-    f, s, g = (jnp.asarray(tol, dtype) for tol in (ftol, xtol, gtol))
-    return Tolerances(f, s, g, jnp.asarray(max_steps, jnp.int32))

@@ -1,0 +1,94 @@
+"""The arguments of nonlinear verbs that are not numbers, or a ``ValueError`` that says what to write instead."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxridge.core.checks import as_function
+from jaxridge.optimize import losses
+from jaxridge.optimize.loop import LevenbergMarquardt, TrustRegion
+
+SOLVERS = "LevenbergMarquardt() or TrustRegion()"
+
+
+def as_model(name: str, fn: Any) -> Callable[[Any, Any], Any]:
+    """A function of (x, args)."""
+    as_function(name, fn, f"a function {name}(x, args)")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # a builtin, which shows none
+        return fn
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise ValueError(
+            f"{name} takes {signature} and is called as {name}(x, args); write for example lambda x, args: ..., with "
+            "data in args."
+        ) from None
+    return fn
+
+
+def as_nonlinear_solver(solver: Any) -> Any:
+    """One of the solvers, not their class nor their name."""
+    if isinstance(solver, type) and issubclass(solver, LevenbergMarquardt | TrustRegion):
+        raise ValueError(f"solver is the class {solver.__name__}; pass an instance of it, {solver.__name__}().")
+    if not isinstance(solver, LevenbergMarquardt | TrustRegion):
+        raise ValueError(f"solver is {solver!r}; pass {SOLVERS}.")
+    return solver
+
+
+def as_loss(loss: Any) -> losses.Loss:
+    """A robust loss, not its name."""
+    if isinstance(loss, str):
+        known = loss if loss in losses.__all__ else "huber"
+        raise ValueError(f"loss is {loss!r}; pass the function, losses.{known} of jaxridge.losses.")
+    return as_function("loss", loss, "one of jaxridge.losses, such as losses.huber")
+
+
+def as_bounds(bounds: Any, x0: Any) -> Any:
+    """A pair (lower, upper) or None, not pairs of each variable."""
+    if bounds is None:
+        return None
+    pair = "(lower, upper), each like x0, a number or None"
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        raise ValueError(f"bounds is a {type(bounds).__name__}; pass {pair}: (bounds.lb, bounds.ub).")
+    if isinstance(bounds, np.ndarray | jax.Array):
+        raise ValueError(f"bounds is one array of shape {bounds.shape}; pass {pair}: (bounds[:, 0], bounds[:, 1]).")
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"bounds has {_size(bounds)}; pass {pair}, not a pair for each variable.")
+    sides = [side for side in bounds if isinstance(side, tuple | list)]
+    if not sides or not isinstance(x0, np.ndarray | jax.Array):
+        return bounds
+    # Two pairs in a list are meant as such; a pair of lists is (lower, upper).
+    if (isinstance(bounds, list) and isinstance(sides[0], tuple)) or any(len(side) != x0.size for side in sides):
+        raise ValueError(f"bounds has a pair for each variable, or as many numbers as x0 has not; pass {pair}.")
+    return tuple(jnp.asarray(side, x0.dtype) if isinstance(side, tuple | list) else side for side in bounds)
+
+
+def _size(bounds: Any) -> str:
+    return f"{len(bounds)} entries" if isinstance(bounds, tuple | list) else f"the type {type(bounds).__name__}"
+
+
+def refuse_square(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> None:
+    """``ValueError`` where a residual is square because a column (n, 1) met a vector (n,)."""
+    for leaf in jax.tree.leaves(jax.eval_shape(residual, x, args)):
+        shape = jnp.shape(leaf)
+        if len(shape) == 2 and shape[0] == shape[1] > 1 and _promotes(residual, x, args):
+            raise ValueError(
+                f"residual has shape {shape}, for arrays of one and of two axes were combined: ravel the one that is a "
+                "column. If a matrix is meant, write [None, :] where an axis is to be added."
+            )
+
+
+def _promotes(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> bool:
+    """Whether arrays of different numbers of axes meet in it."""
+    with jax.numpy_rank_promotion("raise"):
+        try:
+            jax.eval_shape(lambda x, args: residual(x, args), x, args)
+        except ValueError as error:
+            return "rank_promotion" in str(error)
+    return False
