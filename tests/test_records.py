@@ -24,6 +24,13 @@ SHOWN = [
     (lambda: jxr.ridge(X, np.stack([y, y], axis=1), 1.0), "result=2 successful)"),
     (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF), "KernelFit(kernel=RBF(1), points=(5, 2) in [0, 7], dual_coef=["),
     (lambda: jxr.tikhonov(X, y, 1.0), "TikhonovFit(x=["),
+    (
+        lambda: jxr.least_squares(lambda x, _: x["a"] - 2.0, {"a": jnp.zeros(1)}),
+        "Solution(value={'a': [2]}, cost=0,",
+    ),
+    (lambda: jxr.trust_region_subproblem(jnp.eye(2), jnp.array([3.0, 4.0]), 1.0), "Subproblem(step=[-0.6, -0.8], "),
+    (lambda: jxr.kernel_posterior(X, y, 1.0, kernel=RBF, noise=1.0), "Posterior("),
+    (lambda: jxr.svm(X, np.sign(y - 3.0), 1.0), "Machine(loss=Hinge"),
 ]
 
 
@@ -32,6 +39,22 @@ def test_a_record_shows_its_numbers(record, said):
     shown = repr(record())
     assert said in shown
     assert "\n" not in shown
+
+
+def test_summaries_are_tables():
+    _, table = frame()
+    choice = jxr.ridge_cv(table, y[:4], [0.1, 1.0, 10.0])
+    lines = choice.summary().splitlines()
+    assert sum(line.startswith("->") for line in lines) == 1
+    coefficients = {
+        line.split()[0]: float(line.split()[1]) for line in lines if line.split()[:1] in [["age"], ["rooms"]]
+    }
+    np.testing.assert_allclose(list(coefficients.values()), [choice.fit.coef[0], choice.fit.coef[2]], rtol=1e-5)
+    assert "lam is negative" in jxr.ridge(X, y, -1.0).summary()
+    assert "coef" in jxr.ridge_path(X, y, [1.0])[0].summary()
+    assert "max_steps was reached" in jxr.least_squares(lambda x, _: x**2 - 2.0, jnp.ones(1), max_steps=1).summary()
+    with pytest.raises(ValueError, match="prints one fit"):
+        jxr.ridge(X, np.stack([y, y], axis=1), 1.0).summary()
 
 
 def test_a_traced_record_shows_shapes():

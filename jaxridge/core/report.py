@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxridge.core.results import RESULTS
+from jaxridge.core.results import RESULTS, messages
 
 __all__ = ["Record", "brief", "table"]
 
@@ -24,6 +24,15 @@ class Record(eqx.Module):
         fields = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self) if field.repr]
         shown = ", ".join(f"{name}={brief(value)}" for name, value in fields if value is not None)
         return f"{type(self).__name__}({shown})"
+
+    def summary(self) -> str:
+        """The fields, a line for each, and what their codes say, as text."""
+        fields = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self) if field.repr]
+        width = max(len(name) for name, _ in fields)
+        lines = [f"{name:{width}}  {brief(value)}" for name, value in fields if value is not None]
+        return "\n".join(
+            [*lines, *(message for name, value in fields if name == "result" for message in messages(value))]
+        )
 
 
 def brief(value: Any) -> str:

@@ -11,6 +11,7 @@ from jaxridge.core.checks import as_floats, as_lam
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import first_order_only, frozen, linear_root
 from jaxridge.core.numbers import matmul, safe_divide
+from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Float, Int
 from jaxridge.core.verbs import verb
 from jaxridge.inverse.fit import TikhonovProblem
@@ -22,7 +23,7 @@ from jaxridge.linear.spectrum import Spectrum
 __all__ = ["Picard", "TruncatedPath", "covariance", "filter_factors", "picard", "resolution", "tsvd"]
 
 
-class TruncatedPath(eqx.Module):
+class TruncatedPath(Record):
     """``ranks`` (k,), ``x`` (k, …), ``rss`` and ``norm`` (k[, t]) as in `Path`."""
 
     ranks: Int[Array, " k"]
@@ -31,7 +32,7 @@ class TruncatedPath(eqx.Module):
     norm: Float[Array, "k *t"]
 
 
-class Picard(eqx.Module):
+class Picard(Record):
     """What decides whether b can be inverted; see `picard`."""
 
     singular_values: Float[Array, " r"]

@@ -11,6 +11,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_lam
 from jaxridge.core.factored import Solver
 from jaxridge.core.numbers import matmul, poison
+from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
@@ -21,7 +22,7 @@ from jaxridge.kernels.base import Kernel
 __all__ = ["Posterior", "kernel_posterior"]
 
 
-class Posterior(eqx.Module):
+class Posterior(Record):
     """The Gaussian process behind a fit: f(x) + b given y, for noise variance σ² and prior covariance σ²/λ · k.
 
     ``noise`` () or (t,) is σ²; ``fit`` the mean.

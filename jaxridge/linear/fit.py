@@ -11,6 +11,8 @@ import numpy as np
 from jaxridge.core.checks import as_floats, names_of
 from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import lam_grid, matmul
+from jaxridge.core.report import table
+from jaxridge.core.results import messages
 from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.linear.design import Design
 
@@ -36,6 +38,15 @@ class Fit(Model):
     def predict(self, X: Any) -> Float[Array, "n *t"]:
         """Predictions (n,) or (n, t) for new rows (n, d); columns of a data frame are found by their names."""
         return predict("X", X, self.coef, self.intercept, self.names)
+
+    def summary(self) -> str:
+        """The coefficients by name and the figures of the fit, as text; `jaxridge.ridge_inference` has their errors."""
+        if self.coef.ndim > 1 or self.lam.ndim:
+            raise ValueError("summary prints one fit; take one λ of a path, and fit one column of y.")
+        names = self.names or tuple(f"x{j}" for j in range(self.coef.shape[0]))
+        rows = [("intercept", self.intercept), *zip(names, self.coef, strict=True)]
+        figures = [("lam", self.lam), ("dof", self.dof), ("rss", self.rss)]
+        return "\n".join([table(("", "coef"), rows), "", table(("", ""), figures), *messages(self.result)])
 
 
 def predict(

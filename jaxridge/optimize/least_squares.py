@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxridge.core import implicit
 from jaxridge.core.implicit import first_order_only, frozen
 from jaxridge.core.numbers import poison
+from jaxridge.core.report import Record
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
 from jaxridge.core.verbs import verb
@@ -60,7 +61,7 @@ NO_FORWARD_MODE = (
 )
 
 
-class Solution(eqx.Module, Generic[Tree]):
+class Solution(Record, Generic[Tree]):
     """What a solver found. ``value`` and ``cost`` carry derivatives; the rest is a record of the run.
 
     Where ``result`` is a failure ``value`` is the best point that was seen, and its derivatives are NaN.

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from jaxridge.core.checks import as_floats
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
+from jaxridge.core.report import Record
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.optimize import steps
@@ -15,7 +15,7 @@ from jaxridge.optimize import steps
 __all__ = ["Subproblem", "trust_region_subproblem"]
 
 
-class Subproblem(eqx.Module):
+class Subproblem(Record):
     """The global minimiser of gᵀp + ½ pᵀHp over ‖p‖ ≤ radius."""
 
     step: Float[Array, " n"]

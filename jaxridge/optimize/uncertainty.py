@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two, safe_divide
+from jaxridge.core.report import Record
 from jaxridge.core.results import RESULTS
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.linalg import secular
@@ -32,7 +33,7 @@ _ROUGH = 100.0  # how many times its estimate rounding of residuals may be; heur
 _NORMAL = 1.482602218505602  # standard deviations of normal errors for each of their median absolute deviation
 
 
-class Uncertainty(eqx.Module):
+class Uncertainty(Record):
     """Covariance of a fit, in the order in which ``ravel_pytree`` lays the parameters out."""
 
     value: Any

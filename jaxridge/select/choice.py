@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.checks import as_lam
 from jaxridge.core.factored import Factored
-from jaxridge.core.report import Record, brief
+from jaxridge.core.report import Record, brief, table
 from jaxridge.core.results import messages
 from jaxridge.core.types import Array, Bool, Float, Int, Lam
 
@@ -119,6 +119,17 @@ class Choice(Record):
     def score(self, X: Any, y: Any, *, weights: Any = None) -> Float[Array, "*t"]:
         """R² of that model, as `Fit.score`."""
         return self.fit.score(X, y, weights=weights)
+
+    def summary(self) -> str:
+        """The scores about the chosen λ, what is to be known of the choice, and the model, as text."""
+        if self.lam.ndim or self.scores.ndim > 1:
+            raise ValueError("summary prints one choice; choose for one column of y.")
+        index = int(self.index)
+        near = range(max(0, index - 2), min(len(self.lams), index + 3))
+        spread = jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread
+        rows = [("->" if k == index else "", self.lams[k], self.scores[k], spread[k]) for k in near]
+        parts = [table(("", "lam", "score", "std err"), rows), self.message(), self.fit.summary()]
+        return "\n\n".join(filter(None, parts))
 
     def message(self) -> str:
         """What a reader should know about this choice; empty if there is nothing to say."""
