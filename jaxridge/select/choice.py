@@ -40,6 +40,10 @@ class Path(Record):
         shown = ", ".join(f"{name}={brief(value)}" for name, value in kept.items())
         return f"Path of {len(self)} {type(self.fits).__name__}, lams from {brief(low)} to {brief(high)}: {shown}"
 
+    def summary(self) -> str:
+        """The same line as at a prompt; ``path[i].summary()`` is that of one model."""
+        return repr(self)
+
     def __len__(self) -> int:
         return self.lams.shape[0]
 
