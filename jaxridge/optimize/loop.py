@@ -323,11 +323,11 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
         [
             state.stop != RUNNING,
             _resting(objective, tol, state, g, norms, last & (step.mu <= 0), trial.predicted),
+            (needless | nothing) & (state.phase == FENCED),
             needless & vague(state),
             needless,
-            nothing & (state.phase == FENCED),
         ],
-        [state.stop, GRADIENT, ROUNDING, STEP, DOUBT],
+        [state.stop, GRADIENT, DOUBT, ROUNDING, STEP],
         RUNNING,
     )
     return dataclasses.replace(state, trial=trial, stop=stop.astype(jnp.int32))
