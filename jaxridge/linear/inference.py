@@ -121,13 +121,14 @@ def ridge_inference(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, *
 
     Returns an `Inference`, whose ``summary()`` is the table. Columns of a data frame give their names to it.
     At λ = 0 it equals ``statsmodels.OLS``/``WLS``: ``params bse conf_int() rsquared aic bic``. λ is taken as given: one
-    that was chosen on the same data makes intervals shorter than they say. Hoerl and Kennard (1970), section 3.
+    that was chosen on the same data makes intervals shorter than they say. Derivatives raise ValueError.
+    Hoerl and Kennard (1970), section 3.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
     >>> x = jnp.arange(6.0)[:, None]
     >>> found = jxr.ridge_inference(x, jnp.array([1.0, 2.9, 5.2, 7.1, 8.8, 11.0]), 1.0)
     >>> print(found.coef.round(3), found.standard_error.round(3))
-    [1.88] [0.053]
+    [1.881] [0.062]
     """
     data, terms = checked(X, y, **problem)
     lam = as_lam(lam, data.y, terms.single)
@@ -137,8 +138,23 @@ def ridge_inference(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, *
     return dataclasses.replace(found, names=names_of(X))
 
 
+@jax.custom_jvp
+def _undifferentiated(x: Array) -> Array:
+    """x, of which nothing may be differentiated."""
+    return x
+
+
+@_undifferentiated.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise ValueError(
+        "ridge_inference has no derivatives: use jaxridge.ridge for those of coefficients, and jaxridge.ridge_score for "
+        "those of a criterion."
+    )
+
+
 @partial(jax.jit, static_argnames="terms")
 def _inference(data: Data, lam: Scalar, terms: Terms, solver: Solver) -> Inference:
+    data, lam = jax.tree.map(_undifferentiated, (data, lam))
     problem = design_of(data, terms)
     factored = solver.factor(problem)
     if not isinstance(factored, Spectrum):

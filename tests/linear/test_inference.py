@@ -129,3 +129,12 @@ def test_one_lam_and_a_spectrum():
         jxr.ridge_inference(X, np.stack([y, y], axis=1), [1.0, 2.0])
     with pytest.raises(ValueError, match="pass spectrum"):
         jxr.ridge_inference(X, y, 1.0, solver=spectrum.from_cholesky)
+
+
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_derivatives_are_refused_by_name(argument):
+    X, y, _ = problem()
+    total = lambda X, y, lam: jnp.sum(jxr.ridge_inference(X, y, lam).standard_error)  # noqa: E731
+    for derivative in (jax.grad, jax.jacfwd):
+        with pytest.raises(ValueError, match=r"use jaxridge\.ridge for those of coefficients"):
+            derivative(total, argument)(jnp.asarray(X), jnp.asarray(y), 1.0)

@@ -136,3 +136,13 @@ def test_a_large_residual_under_a_robust_loss(loss):
 def test_problems_of_each_number_of_parameters_are_known():
     assert len(fits.CLASSIC) >= 35
     assert all(problem.truth or problem.least for problem in fits.PROBLEMS.values())
+
+
+@pytest.mark.parametrize("solver", [jxr.LevenbergMarquardt(), jxr.TrustRegion()], ids=["LM", "TR"])
+def test_a_parameter_whose_influence_was_lost_on_the_way_is_said(solver):
+    """A wall at 3 that a long step leaps over: beyond it the residual knows nothing of x₀."""
+    wall = lambda x, _: jnp.concatenate([jnp.maximum(3.0 - x[:1], 0.0) + 1.0, x[1:] - 1.0])  # noqa: E731
+    fit = jxr.least_squares(wall, jnp.zeros(2), solver=solver)
+    assert fit.result == jxr.RESULTS.evaporated
+    assert not fit.success
+    assert fit.value[0] > 3.0
