@@ -147,7 +147,7 @@ def _undifferentiated(x: Array) -> Array:
 @_undifferentiated.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise ValueError(
-        "ridge_inference has no derivatives: use jaxridge.ridge for those of coefficients, and jaxridge.ridge_score for "
+        "ridge_inference has no derivatives: use jaxridge.ridge for those of coefficients, jaxridge.ridge_score for "
         "those of a criterion."
     )
 
