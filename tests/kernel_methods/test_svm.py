@@ -158,6 +158,7 @@ def test_rows_in_float32(n):
     np.testing.assert_allclose(np.asarray(single.coef), double.coef, rtol=1e-3)
 
 
+@whole
 def test_paths_targets_and_many_problems():
     """λ in any order, a grid for each target, one against the rest, problems by vmap: all are the fits one by one."""
     lams = np.array([1.0, 30.0, 0.1])

@@ -31,8 +31,15 @@ def decay(x, y):
 LOST = {(name, decade, "TR", "float32") for name, decade in (("logistic", -15), ("sine", -15), ("sine", -8))}
 
 
-@pytest.mark.parametrize("solver", ["LM", "TR", "batch"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+SAMPLE = {("LM", "float64"), ("TR", "float32"), ("batch", "float32")}  # the others by `make fits` and with --whole
+FROM_ONES = [
+    pytest.param(solver, dtype, marks=() if (solver, dtype) in SAMPLE else pytest.mark.whole)
+    for dtype in ("float64", "float32")
+    for solver in ("LM", "TR", "batch")
+]
+
+
+@pytest.mark.parametrize(("solver", "dtype"), FROM_ONES)
 def test_everyday_models_from_ones(solver, dtype):
     """Of data down to 1e-15, where the answer has another size than the start; `make fits` has all sizes and starts."""
     with jax.numpy_dtype_promotion("standard"):  # the problems of `fits` share their programs
