@@ -90,7 +90,7 @@ def _described(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
         return {kind: [_described(each, arrays, f"{where}[{i}]") for i, each in enumerate(value)]}
     named = value if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")) else type(value)
     home, name = named.__module__, named.__qualname__
-    if not home.startswith(ROOTS) or "<" in name:
+    if not _ours(home) or "<" in name:
         raise ValueError(
             f"{where} is {home}.{name}, which is not of jaxridge, so that no file can name it; save the rest."
         )
@@ -132,9 +132,15 @@ def _restored(value: Any, file: Any) -> Any:
 def _named(name: str) -> Any:
     """A class or function of the package by its name."""
     home, _, inside = name.partition(":")
-    if not home.startswith(ROOTS):
-        raise ValueError(f"the file names {name!r}, which is not of jaxridge; it was not written by jaxridge.save.")
-    found: Any = importlib.import_module(home)
+    found: Any = importlib.import_module(home) if _ours(home) else None
     for part in inside.split("."):
-        found = getattr(found, part)
+        found = getattr(found, part, None)
+    # What a module of ours has imported from elsewhere is not ours either.
+    if not _ours(getattr(found, "__module__", None) or ""):
+        raise ValueError(f"the file names {name!r}, which is not of jaxridge; it was not written by jaxridge.save.")
     return found
+
+
+def _ours(module: str) -> bool:
+    """Whether files may name what a module defines."""
+    return any(module == root or module.startswith(f"{root}.") for root in ROOTS)

@@ -20,6 +20,8 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         raise ValueError(f"{name} is sparse ({type(x).__name__}); pass a dense array, for example {name}.todense().")
     elif hasattr(x, "columns") and hasattr(x, "to_numpy"):
         array = _of_frame(name, x)
+    elif hasattr(x, "to_numpy") and hasattr(x, "dtype"):
+        array = _of_column(name, x)
     else:
         try:
             array = np.asarray(x)

@@ -57,13 +57,7 @@ def predict(
     names: tuple[str, ...] | None = None,
 ) -> Float[Array, "n *t"]:
     """X @ coef + intercept, or a ``ValueError`` for columns that are not those of the fit."""
-    given = names_of(X)
-    if names is not None and given is not None and given != names:
-        lacking = [column for column in names if column not in given]
-        if lacking:
-            raise ValueError(f"{name} has no column {lacking[0]!r}, which the model was fitted on; it has {given}.")
-        X = X[[X.columns[given.index(column)] for column in names]]
-    X = as_floats(name, X, (2,))
+    X = in_order(name, X, names)
     if X.shape[1] != coef.shape[0]:
         raise ValueError(
             f"{name} has {X.shape[1]} columns and the model was fitted on {coef.shape[0]}; pass the same ones."
@@ -71,6 +65,17 @@ def predict(
     dtype = np.promote_types(X.dtype, coef.dtype)
     product = matmul(X.astype(dtype), coef.astype(dtype))
     return product + jnp.broadcast_to(intercept.astype(dtype), product.shape)
+
+
+def in_order(name: str, X: Any, names: tuple[str, ...] | None) -> Float[Array, "n d"]:
+    """Rows as numbers, the columns of a data frame found by their names if the model knows any."""
+    given = names_of(X)
+    if names is not None and given is not None and given != names:
+        lacking = [column for column in names if column not in given]
+        if lacking:
+            raise ValueError(f"{name} has no column {lacking[0]!r}, which the model was fitted on; it has {given}.")
+        X = X[[X.columns[given.index(column)] for column in names]]
+    return as_floats(name, X, (2,))
 
 
 class LinearFactored(Factored):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge import select
-from jaxridge.core.checks import as_floats, as_lam, names_of
+from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver, as_solver
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.report import Record, table
@@ -27,7 +27,7 @@ from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.core.verbs import verb
 from jaxridge.linear.carrier import complement, damping_of
 from jaxridge.linear.design import Data, Design, Options, Terms, checked, design_of
-from jaxridge.linear.fit import predict
+from jaxridge.linear.fit import in_order, predict
 from jaxridge.linear.spectrum import Spectrum, from_design
 from jaxridge.optimize.uncertainty import student
 
@@ -78,8 +78,9 @@ class Inference(Record):
         return self._band(X, level, 1.0)
 
     def _band(self, X: Any, level: float, more: float) -> tuple[Array, Array, Array]:
-        centre = predict("X", X, self.coef, self.intercept, self.names)
-        rows = matmul(as_floats("X", X, (2,)).astype(self.root.dtype), self.root[:-1]) + self.root[-1:]
+        X = in_order("X", X, self.names)
+        centre = predict("X", X, self.coef, self.intercept)
+        rows = matmul(X.astype(self.root.dtype), self.root[:-1]) + self.root[-1:]
         spread = jnp.sqrt(jnp.sum(jnp.square(rows), axis=1) + more)
         half = student(level, self.residual_dof) * jnp.multiply.outer(spread, self.sigma)
         return centre, centre - half, centre + half
@@ -89,7 +90,6 @@ class Inference(Record):
         if self.coef.ndim > 1:
             raise ValueError("summary prints one target; call ridge_inference on one column of y.")
         names = self.names or tuple(f"x{j}" for j in range(self.coef.shape[0]))
-        low, high = self.interval(level)
         t = student(level, self.residual_dof)
         rows = [("intercept", self.intercept, self.intercept_error, jnp.nan)]
         rows += list(zip(names, self.coef, self.standard_error, self.bias, strict=True))

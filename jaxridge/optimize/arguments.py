@@ -77,18 +77,19 @@ def refuse_square(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> Non
     """``ValueError`` where a residual is square because a column (n, 1) met a vector (n,)."""
     for leaf in jax.tree.leaves(jax.eval_shape(residual, x, args)):
         shape = jnp.shape(leaf)
-        if len(shape) == 2 and shape[0] == shape[1] > 1 and _promotes(residual, x, args):
+        if len(shape) == 2 and shape[0] == shape[1] > 1 and _crossed(residual, x, args, shape[0]):
             raise ValueError(
-                f"residual has shape {shape}, for arrays of one and of two axes were combined: ravel the one that is a "
-                "column. If a matrix is meant, write [None, :] where an axis is to be added."
+                f"residual has shape {shape}, for a column {(shape[0], 1)} was combined with a vector {(shape[0],)}: "
+                "ravel the column. If a matrix is meant, write [None, :] to make the vector a row."
             )
 
 
-def _promotes(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> bool:
-    """Whether arrays of different numbers of axes meet in it."""
+def _crossed(residual: Callable[[Any, Any], Any], x: Any, args: Any, n: int) -> bool:
+    """Whether (n, 1) and (n,) meet in it: what JAX says first where arrays of different numbers of axes do."""
     with jax.numpy_rank_promotion("raise"):
         try:
             jax.eval_shape(lambda x, args: residual(x, args), x, args)
         except ValueError as error:
-            return "rank_promotion" in str(error)
+            said = str(error)
+            return "rank_promotion" in said and (f"({n}, 1) ({n},)" in said or f"({n},) ({n}, 1)" in said)
     return False

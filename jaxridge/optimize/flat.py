@@ -55,8 +55,6 @@ def flat_box(bounds: tuple[Any, Any] | None, x0: Any, flat: Array) -> Box | None
     """Bounds (lower, upper), each like x0, a number or None, as vectors beside the flat x0."""
     if bounds is None:
         return None
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"bounds is {bounds!r}; pass a pair (lower, upper), with None for a side without bound.")
     lower, upper = bounds
     lower = -jnp.inf if lower is None else lower
     upper = jnp.inf if upper is None else upper

@@ -117,6 +117,7 @@ def as_arrays(solver: Any) -> Any:
 
 
 def tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
+    """Tolerances in the dtype of x0, as arrays, so that a new number does not compile again."""
     leaves = jax.tree.leaves(x0)
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
     f, s, g = (jnp.asarray(tol, dtype) for tol in (ftol, xtol, gtol))
