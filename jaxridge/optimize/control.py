@@ -18,7 +18,8 @@ from jaxridge.optimize.objective import qr
 from jaxridge.optimize.small import total
 
 Control = tuple[Array, ...]
-_RISE = 8.0  # the most that the curvature along one refused step raises a damping; heuristic
+_BENT = 100.0  # times the curvature of the model: it has next to nothing of it; heuristic
+_RISE = 8.0  # the most that the curvature along one step raises a damping; heuristic
 _FELT = 3e-5  # a damping below it, in units of D², leaves steps as they are; heuristic, 3e-6 to 1e-4 do as well
 _NOTHING = 10.0  # eps: a damping that is felt in no direction which the data determine
 _LEAST = 0.01  # of a radius that a refused step may leave, where b is not known exactly; heuristic
@@ -48,13 +49,20 @@ class LevenbergMarquardt(eqx.Module):
             valley is curved and narrow. Transtrum and Sethna (2012), arXiv 1201.5885.
 
     μ falls up to tenfold after a gain as predicted, threefold after one that followed a refusal, and grows 2, 4, 8, …
-    times over refused steps (Nielsen 1999, IMM-REP-1999-05), at least to the (b − pᵀHp)/‖Dp‖² that the model lacks:
-    where J vanishes and residuals do not, this is Newton's method. No Jacobian is evaluated after a refused step.
+    times over refused steps (Nielsen 1999, IMM-REP-1999-05). It rises at least to the (b − pᵀHp)/‖Dp‖² that the model
+    lacks, after gains where the model has nothing else: where J vanishes and residuals do not, this is Newton's
+    method. No Jacobian is evaluated after a refused step.
     """
 
     damping: float | Array = 1e-3
     linear: Callable[..., Any] = eqx.field(static=True, default=qr)
     acceleration: bool = eqx.field(static=True, default=True)
+
+    @property
+    def memory(self) -> float:
+        """How much of D lasts while steps are kept short: all (Moré 1978), but half where no acceleration takes them
+        round the bends of a valley: with all of it they creep there."""
+        return 1.0 if self.acceleration else 0.5
 
     def start(self, size: Scalar) -> Control:
         return jnp.asarray(self.damping).astype(size.dtype), jnp.full((), 2.0, size.dtype)
@@ -73,7 +81,8 @@ class LevenbergMarquardt(eqx.Module):
 
         least = jnp.where(growth > 2.0, 0.3, 0.1)
         fall = jnp.maximum(least, 1.0 - (2.0 * jnp.clip(shown.ratio, 0.0, 1.0) - 1.0) ** 3)
-        fall = jnp.where(curved, jnp.clip(lacking, least, 1.0), fall)
+        most = jnp.where(shown.bend > _BENT * shown.curvature, _RISE, 1.0)
+        fall = jnp.where(curved, jnp.clip(lacking, least, most), fall)
         rise = jnp.maximum(growth, jnp.minimum(lacking, _RISE))
         return (
             jnp.where(shown.accepted, jnp.maximum(mu * fall, jnp.finfo(mu.dtype).eps ** 2), mu * rise),
@@ -107,7 +116,8 @@ class TrustRegion(eqx.Module):
         radius: the first Δ in units of ‖D x₀‖ (of 1 where that is 0).
         linear: for sums of squares, where J goes: ``optimize.qr`` or ``optimize.cholesky``; `steihaug` needs
             ``optimize.products``.
-        acceleration: as for `LevenbergMarquardt`, for sums of squares and exact steps.
+        acceleration: as for `LevenbergMarquardt`, for sums of squares and exact steps. Off, for a radius and a bend
+            that limit the same step creep along curved valleys.
 
     Conn, Gould and Toint (2000), Trust Region Methods, algorithm 6.1.1. After a step that ended inside, or gained as
     predicted, Δ is twice its length (Moré 1978); after a refused one it ends where the parabola with slope gᵀp and
@@ -117,7 +127,12 @@ class TrustRegion(eqx.Module):
     step: Callable[..., steps.Step] = eqx.field(static=True, default=steps.exact)
     radius: float | Array = 1.0
     linear: Callable[..., Any] = eqx.field(static=True, default=qr)
-    acceleration: bool = eqx.field(static=True, default=True)
+    acceleration: bool = eqx.field(static=True, default=False)
+
+    @property
+    def memory(self) -> float:
+        """How much of D lasts while steps are kept short: all (Moré 1978)."""
+        return 1.0
 
     def start(self, size: Scalar) -> Control:
         radius = jnp.asarray(self.radius).astype(size.dtype) * jnp.where(size > 0, size, 1.0)

@@ -303,7 +303,7 @@ def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
         (bad_lam, RESULTS.invalid_lam),
         (code == loop.START, RESULTS.nonfinite_start),
         (code == loop.NONFINITE, RESULTS.nonfinite_region),
-        (code == loop.ROUNDING, RESULTS.rounding_limited),
+        (code == verdict.ROUNDING, RESULTS.rounding_limited),
         (code == verdict.SADDLE, RESULTS.saddle),
         (code == verdict.STALLED, RESULTS.stalled),
         (code == verdict.EVAPORATED, RESULTS.evaporated),

@@ -12,8 +12,8 @@ BLIND steps are whole, without damping or radius, for only the model tells where
 the fence comes back, and where the search ends then is for `verdict` to judge.
 
 Steps are measured with D. After a step that damping or radius kept short D is the larger of the column norms N of J
-and half of what it was, so that parameters do not evaporate (Moré 1978 takes the maximum of the run); after others it
-is N, so that a start with a huge Jacobian freezes none of them for good. A column of zeros keeps its D. A step is short
+and what it was, or a part of that (``memory``), so that parameters do not evaporate; after others it is N, so that a
+start with a huge Jacobian freezes none of them for good. A column of zeros keeps its D. A step is short
 where ‖Np‖ ≤ xtol‖Nx‖ at the point itself, and needless where it promises less than residuals that are all rounding:
 no test depends on units.
 """
@@ -37,14 +37,13 @@ __all__ = ["LevenbergMarquardt", "Solver", "TrustRegion"]
 _WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
 _BENT = 0.75  # the largest second-order part of a step, against the first; Transtrum and Sethna (2012)
 _LESS = 0.95  # than the last step's, or what a step promises is jitter; heuristic
-_MEMORY = 0.5  # of the scale of the last point, while steps are kept short; heuristic, all of it creeps along valleys
-_VAGUE = 1e-2  # of the cost, which rounding may hide in a run that still counts as converged
+VAGUE = 1e-2  # of the cost, which rounding may hide in a run that counts as converged without a question
 ROUGH = 3.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
 
 BEGIN, SEEN, BLIND, FENCED = range(4)
 
 # Why the loop ended.
-RUNNING, START, NONFINITE, ROUNDING, GRADIENT, COST, STEP, DOUBT = range(8)
+RUNNING, START, NONFINITE, GRADIENT, COST, STEP, DOUBT = range(7)
 
 
 class Box(eqx.Module):
@@ -97,6 +96,8 @@ class State(eqx.Module):
     local: Local
     d: Float[Array, " n"]
     alive: Bool[Array, " n"]  # columns of J that were not zero everywhere on the way
+    told: Bool[Array, ""]  # J had its rank somewhere on the way
+    reach: Float[Array, " n"]  # the largest |x| on the way
     control: Control
     trial: Trial
     phase: Int[Array, ""]
@@ -120,6 +121,8 @@ def begin(objective: Objective, solver: Solver, x: Array) -> State:
         local=eqx.tree_at(lambda local: local.unit, blank[1], jnp.ones_like(x)),
         d=jnp.zeros_like(x),
         alive=jnp.zeros(x.shape, bool),
+        told=no,
+        reach=jnp.abs(x),
         control=solver.start(zero),
         trial=Trial(x, jnp.zeros_like(x), zero, zero, zero, zero, no, no, no, no),
         phase=none,
@@ -152,15 +155,21 @@ def column_norms(objective: Objective, local: Local) -> Float[Array, " n"] | Non
     return jnp.sqrt(jnp.maximum(local.stored.diagonal(), 0.0))
 
 
+def tells(objective: Objective, local: Local) -> Bool[Array, ""]:
+    """Whether J has its rank, as far as what is stored tells; true where nothing of it is stored."""
+    if isinstance(objective, Smooth) or not isinstance(local.stored, steps.Matrix):
+        return jnp.ones((), bool)
+    return local.stored.independent()
+
+
 def length_of(d: Array, q: Array) -> Scalar:
     """‖Dq‖."""
     return jnp.sqrt(total(jnp.square(d * q)))
 
 
-def vague(state: State) -> Bool[Array, ""]:
-    """Whether rounding hides so much that a run does not count as converged."""
-    noise, cost = state.local.noise, state.point.cost
-    return (noise.gain > _VAGUE * jnp.abs(cost)) & (cost > noise.floor)
+def hazy(state: State) -> Bool[Array, ""]:
+    """Whether rounding may hide so much of the cost that it is to be asked what it hides of the parameters."""
+    return state.local.noise.gain > VAGUE * jnp.abs(state.point.cost)
 
 
 class Judged(eqx.Module):
@@ -205,12 +214,11 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
             first & ~finite,
             accepted & flat & ~first,
             hidden & ~less & ~(trial.released & ~fenced),
-            ((accepted & trial.short) | (hidden & ~less)) & vague(state),
             (accepted & trial.short) | (hidden & ~less),
             lost & ~blind & exhausted & blocked,
             lost & ~blind & exhausted,
         ],
-        [START, COST, DOUBT, ROUNDING, STEP, NONFINITE, DOUBT],
+        [START, COST, DOUBT, STEP, NONFINITE, DOUBT],
         RUNNING,
     )
     after = dataclasses.replace(
@@ -241,7 +249,7 @@ def arrive(objective: Objective, solver: Solver, judged: Judged) -> State:
         if isinstance(local.stored, Array) and isinstance(objective, SumOfSquares):
             d = jnp.where(first, _size_of_products(objective, x, point, local), before)
     else:
-        kept = jnp.where(unhindered | first, norms, jnp.maximum(_MEMORY * before, norms))
+        kept = jnp.where(unhindered | first, norms, jnp.maximum(solver.memory * before, norms))
         d, alive = jnp.where(norms > 0, kept, before), state.alive | (norms > 0)
 
     # A radius that did not bind goes with the length of its step.
@@ -256,6 +264,8 @@ def arrive(objective: Objective, solver: Solver, judged: Judged) -> State:
         local=local,
         d=d,
         alive=alive,
+        told=state.told | tells(objective, local),
+        reach=jnp.maximum(state.reach, jnp.abs(x)),
         control=control,
         jacobians=state.jacobians + 1,
         stop=jnp.where(lost, jnp.where(first, START, NONFINITE), state.stop),
@@ -324,10 +334,9 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
             state.stop != RUNNING,
             _resting(objective, tol, state, g, norms, last & (step.mu <= 0), trial.predicted),
             (needless | nothing) & (state.phase == FENCED),
-            needless & vague(state),
             needless,
         ],
-        [state.stop, GRADIENT, DOUBT, ROUNDING, STEP],
+        [state.stop, GRADIENT, DOUBT, STEP],
         RUNNING,
     )
     return dataclasses.replace(state, trial=trial, stop=stop.astype(jnp.int32))

