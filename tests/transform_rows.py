@@ -195,6 +195,23 @@ def streams(add):
     dof = lambda X, y, lam, weights: (finished(X, y, weights).dof(lam), finished(X, y, weights).logdet(lam))  # noqa: E731
     add("stream dof", "stream.finish", dof, args, flat=("y",), refused={SECOND: r"select\.exact"})
 
+    def dealt(X, y, weights):
+        rows = stream.init(3, dtype=X.dtype, folds=4, gram=False)
+        return stream.update(stream.update(rows, X[:8], y[:8], weights[:8]), X[8:], y[8:], weights[8:])
+
+    def path(X, y, lams, weights, penalty):
+        found = stream.path(dealt(X, y, weights), lams, penalty=penalty, unpenalized=1, standardize=True)
+        return read(found, "coef intercept rss")
+
+    args = {"X": X, "y": Y, "lams": LAMS[1:4], "weights": W, "penalty": P}
+    add("stream path", "stream.path", path, args, lam="lams")
+
+    def chosen(X, y, lams, weights):
+        return read(stream.choose(dealt(X, y, weights), lams, rule=select.kfold(4)), "scores fit.coef")
+
+    args = {"X": X, "y": Y, "lams": LAMS, "weights": W}
+    add("stream choose", "stream.choose", chosen, args, lam="lams")
+
     def collected(X, y, lams, weights, scale):
         phi = features.nystroem_at(kernels.RBF(scale), X[:4])
         still = jax.lax.stop_gradient((phi, X, y, weights))

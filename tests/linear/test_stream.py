@@ -147,3 +147,68 @@ def test_derivatives_of_streamed_rows(gram):
         return jnp.sum(stream.finish(rows).rss(jnp.array(1.0)))
 
     assert not gram or np.all(np.isnan(jax.grad(dependent)(X[:, 0])))
+
+
+PENALTY = jnp.array([1.0, 0.5, 2.0, 1.0, 3.0, 1.0, 0.7])
+TERMS = [
+    ({"penalty": PENALTY, "unpenalized": (1, -2), "standardize": True}, True, WEIGHTS, False),
+    ({}, False, None, True),
+]
+UPDATE = jax.jit(stream.update)
+
+
+def dealt(weights, intercept=True, gram=False, folds=4):
+    F = phi(1.0)(X)
+    rows = stream.init(7, 2, folds=folds, gram=gram, intercept=intercept)
+    for part in (slice(0, 1), slice(1, 26), slice(26, n)):
+        rows = UPDATE(rows, F[part], Y[part], None if weights is None else weights[part])
+    return rows
+
+
+@pytest.mark.parametrize(("terms", "intercept", "weights", "gram"), TERMS, ids=["all terms", "none"])
+def test_path_and_choice_equal_those_of_all_rows(terms, intercept, weights, gram):
+    """All terms of ridge, and k-fold from the same pass."""
+    F, more = phi(1.0)(X)[:, : 6 if gram else 7], {"weights": weights, "intercept": intercept, **terms}
+    rows = dealt(weights, intercept)
+    if gram:
+        rows = UPDATE(stream.init(6, 2, folds=4, gram=True, intercept=intercept), F, Y, weights)
+    at_once = jxr.ridge_path(F, Y, LAMS, **more)
+    streamed = stream.path(rows, LAMS, **terms)
+    for name in ("coef", "intercept", "dof", "rss"):
+        np.testing.assert_allclose(getattr(streamed, name), getattr(at_once, name), rtol=1e-9, atol=1e-11)
+    streamed = stream.choose(rows, LAMS, rule=select.kfold(4), per_target=True, **terms)
+    at_once = jxr.ridge_cv(F, Y, LAMS, rule=select.kfold(labels=np.arange(n) % 4), per_target=True, **more)
+    np.testing.assert_allclose(streamed.scores, at_once.scores, rtol=1e-9)
+    np.testing.assert_allclose(streamed.spread, at_once.spread, rtol=1e-7)
+    np.testing.assert_allclose(streamed.fit.coef, at_once.fit.coef, rtol=1e-8, atol=1e-11)
+
+
+def test_a_vector_of_targets_has_no_axis_of_them():
+    rows = UPDATE(stream.init(3), X, Y[:, 0], WEIGHTS)
+    found, wanted = stream.choose(rows), jxr.ridge_cv(X, Y[:, 0], weights=WEIGHTS, rule=select.gcv)
+    assert found.fit.coef.shape == (3,)
+    assert found.fit.result == jxr.RESULTS.successful
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-8)
+
+
+def test_leave_one_out_of_unpenalised_columns():
+    F = phi(1.0)(X)[:, :6]
+    rows = UPDATE(stream.init(6, 2, gram=True), F, Y, WEIGHTS)
+    found = stream.leave_one_out(stream.finish(rows, unpenalized=2), lambda x: x, F, Y, LAMS, weights=WEIGHTS, block=13)
+    wanted = jxr.ridge_cv(F, Y, LAMS, weights=WEIGHTS, unpenalized=2, per_target=True).scores
+    np.testing.assert_allclose(found, wanted, rtol=1e-8)
+
+
+def test_rules_of_streams_are_asked_for_by_name():
+    folds, none = stream.init(7, 2, folds=4), stream.init(7, 2)
+    for rows, rule in ((folds, select.kfold(5)), (none, select.kfold(4)), (folds, select.kfold(labels=[0, 1]))):
+        with pytest.raises(ValueError, match=r"pass stream\.init\(\.\.\., folds=k\)"):
+            stream.choose(rows, LAMS, rule=rule)
+    with pytest.raises(ValueError, match="use rss, dof or gcv"):
+        stream.choose(none, LAMS, rule=select.loo)
+    with pytest.raises(ValueError, match="folds is 1"):
+        stream.init(7, 2, folds=1)
+    with pytest.raises(ValueError, match="penalty has shape"):
+        stream.path(none, LAMS, penalty=jnp.ones(6))
+    with pytest.raises(ValueError, match="per_target=True"):
+        stream.choose(none, jnp.ones((3, 2)))
