@@ -37,6 +37,7 @@ class Rows(eqx.Module):
     gram: bool = eqx.field(static=True)
     folds: int = eqx.field(static=True, default=0)
     single: bool = eqx.field(static=True, default=False)  # targets come as one vector, and answers go back as one
+    rounded: bool = eqx.field(static=True, default=False)  # sums of finer digits, a triangle of them in coarser ones
 
     @property
     def features(self) -> int:
@@ -53,21 +54,7 @@ def init(
     gram: bool | None = None,
     folds: int = 0,
 ) -> Rows:
-    """No rows yet, of that many features and targets.
-
-    Args:
-        targets: t for y (n, t); None for y (n,), and answers without an axis of targets.
-        dtype: of the rows; JAX's default float if it is None.
-        gram: keep the Gram matrix, and not the triangle. None does so for float32 rows where float64 can be had (x64),
-            and the spectrum is then in float64.
-        folds: deal rows to that many folds in turn, the i-th to fold i mod folds, for `select.kfold`; 0 for none.
-
-    >>> import jax.numpy as jnp
-    >>> from jaxridge import stream
-    >>> rows = stream.update(stream.init(1, 1), jnp.array([[0.0], [1.0], [2.0]]), jnp.array([1.0, 3.0, 5.0]))
-    >>> print(stream.finish(rows).coef(jnp.array(2.0))[:, 0].round(4))
-    [1. 2.]
-    """
+    """No rows yet; see `stream.init`."""
     finest = jnp.dtype(jax.dtypes.canonicalize_dtype("float64"))
     route = plan.rows(jnp.dtype(dtype or jnp.result_type(float)), finest, gram)
     folds = plan.whole("folds", folds)
@@ -81,20 +68,8 @@ def init(
     return Rows(none, summed, none, count, count, bool(intercept), targets or 1, gram, folds, targets is None)
 
 
-def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n *t"], weights: Array | None = None) -> Rows:
-    """Add rows: features (n, d), targets (n,) or (n, t), weights (n,) as for `jaxridge.ridge`; n may be 0.
-
-    A triangle by QR of the old one on top of the new rows: 2(n + p)p² flops for p = d + t + 1, so batches of a few p
-    rows or more cost little beyond one QR of everything. A Gram matrix np² flops.
-    """
-    y = y.reshape(X.shape[0], -1) if y.ndim == 1 else y
-    if X.shape != (y.shape[0], rows.features) or y.shape[1] != rows.targets:
-        raise ValueError(
-            f"X has shape {X.shape} and y {y.shape}; these rows have {rows.features} features and {rows.targets} "
-            "targets."
-        )
-    if X.shape[0] == 0:
-        return rows
+def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n t"], weights: Array | None = None) -> Rows:
+    """Add rows that fit; see `stream.update`."""
     return _dealt(rows, X, y, weights) if rows.folds else _added(rows, X, y, weights)
 
 
@@ -137,14 +112,12 @@ def _added(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n t"], weights: 
 
 def merge(a: Rows, b: Rows) -> Rows:
     """The rows of both, fold by fold."""
-    if not alike(a, b):
-        raise ValueError("merge needs rows of the same features, targets, intercept, folds and form; init both alike.")
     return jax.vmap(_merged)(a, b) if a.folds else _merged(a, b)
 
 
 def alike(a: Rows, b: Rows) -> bool:
     """Whether two sums are of one kind of rows."""
-    kinds = [(x.summed.shape, x.intercept, x.targets, x.gram, x.folds, x.single) for x in (a, b)]
+    kinds = [(x.summed.shape, x.intercept, x.targets, x.gram, x.folds, x.single, x.rounded) for x in (a, b)]
     return kinds[0] == kinds[1]
 
 
@@ -156,14 +129,14 @@ def _merged(a: Rows, b: Rows) -> Rows:
 
 def with_sums(rows: Rows, shift: Any, summed: Any, largest: Any, count: Any, seen: Any) -> Rows:
     """Other sums of rows of the same kind."""
-    kind = rows.intercept, rows.targets, rows.gram, rows.folds, rows.single
+    kind = rows.intercept, rows.targets, rows.gram, rows.folds, rows.single, rows.rounded
     return Rows(shift, summed, largest, count, seen, *kind)
 
 
 def parts(rows: Rows) -> Rows:
     """The folds, as rows without any under `vmap`."""
     sums = rows.shift, rows.summed, rows.largest, rows.rows, rows.seen
-    return Rows(*sums, rows.intercept, rows.targets, rows.gram, 0, rows.single)
+    return Rows(*sums, rows.intercept, rows.targets, rows.gram, 0, rows.single, rows.rounded)
 
 
 def whole(rows: Rows) -> Rows:
@@ -237,13 +210,7 @@ def finish(
     unpenalized: int | tuple[int, ...] = (),
     standardize: bool = False,
 ) -> Spectrum:
-    """The spectrum of all rows, without leverages; ``penalty`` (d,) and the others as for `jaxridge.ridge`.
-
-    Its coefficients are those of the features with a penalty and then of the others, the intercept first;
-    ``spectrum.problem.split`` puts them into the order of the columns.
-    Equals ``from_design`` of the rows. Derivatives in rows go through `update`, and for the features need columns that
-    are linearly independent (with a Gram matrix they are NaN else); `coefficients` has no such limit.
-    """
+    """The spectrum of all rows; see `stream.finish`."""
     rows = whole(rows)
     R, rss = triangle(rows)
     return of_triangle(rows, R, rss, rows.gram, penalty, unpenalized, standardize)
@@ -273,13 +240,15 @@ def of_triangle(
     # Means go back into the row of the column of ones, which the intercept takes away again without touching others.
     means = R[:, :1] * jax.lax.stop_gradient(rows.shift).astype(R.dtype)[None, :]
     X, y = R[:, 1 : 1 + d] + means[:, :d], R[:, 1 + d :] + means[:, d:]
-    largest = rows.largest[:d].astype(R.dtype)
+    largest = rows.largest[:d]
     if len(free):
         Z, X, penalty, largest = X[:, free], X[:, kept], penalty[kept], largest[kept]
         Z = jnp.concatenate([R[:, :first], Z], axis=1)
     else:
         Z = R[:, :first]
-    beyond = Beyond((rows.rows - R.shape[0]).astype(R.dtype), rss, largest, gram)
+    beyond = Beyond(
+        (rows.rows - R.shape[0]).astype(R.dtype), rss, None if rows.rounded else largest, gram, rows.rounded
+    )
     terms = Terms(rows.intercept, bool(standardize), tuple(free.tolist()), rows.single)
     problem = Design(X=X, Z=Z, y=y, weights=None, penalty=penalty, terms=terms, beyond=beyond)
     spectrum = from_design(problem).without_rows()

@@ -45,6 +45,7 @@ class Beyond(eqx.Module):
     rss: Float[Array, " t"]
     largest: Float[Array, " d"] | None = None  # the largest entry of each column of X about a mean, where it is known
     gram: bool = eqx.field(static=True, default=False)  # whether the triangle is the root of a Gram matrix
+    rounded: bool = eqx.field(static=True, default=False)  # whether the triangle alone was rounded, and no measurement
 
 
 class Design(Problem):

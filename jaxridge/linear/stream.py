@@ -21,7 +21,8 @@ from jaxridge.core.implicit import first_order_only, linear_root
 from jaxridge.core.numbers import filled, matmul, safe_divide
 from jaxridge.core.rows import blocks, count, map_rows, sum_rows
 from jaxridge.core.types import Array, Float
-from jaxridge.linear.accumulator import Rows, finish, init, merge, update
+from jaxridge.linear import accumulator, host
+from jaxridge.linear.accumulator import Rows
 from jaxridge.linear.carrier import damping_of
 from jaxridge.linear.held_out import held_out
 from jaxridge.linear.spectrum import Spectrum
@@ -45,6 +46,81 @@ __all__ = [
 Features = Callable[[Any], Float[Array, "n d"]]
 
 
+def init(
+    features: int,
+    targets: int | None = None,
+    *,
+    intercept: bool = True,
+    dtype: Any = None,
+    gram: bool | None = None,
+    folds: int = 0,
+    on_host: bool = False,
+) -> Rows:
+    """No rows yet, of that many features and targets.
+
+    Args:
+        targets: t for y (n, t); None for y (n,), and answers without an axis of targets.
+        dtype: of the rows; JAX's default float if it is None.
+        gram: keep the Gram matrix, and not the triangle. None does so for float32 rows where float64 can be had (x64,
+            or the host), and the spectrum is then in float64.
+        folds: deal rows to that many folds in turn, the i-th to fold i mod folds, for `select.kfold`; 0 for none.
+        on_host: keep sums in NumPy's float64, whether x64 is on or not, and add them by its BLAS: for rows that come
+            as NumPy arrays, outside of ``jit`` and without derivatives.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import stream
+    >>> rows = stream.update(stream.init(1, 1), jnp.array([[0.0], [1.0], [2.0]]), jnp.array([1.0, 3.0, 5.0]))
+    >>> print(stream.finish(rows).coef(jnp.array(2.0))[:, 0].round(4))
+    [1. 2.]
+    """
+    kind = {"intercept": bool(intercept), "dtype": dtype or jnp.result_type(float), "gram": gram, "folds": folds}
+    return (host if on_host else accumulator).init(features, targets, **kind)
+
+
+def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n *t"], weights: Array | None = None) -> Rows:
+    """Add rows: features (n, d), targets (n,) or (n, t), weights (n,) as for `jaxridge.ridge`; n may be 0.
+
+    A triangle by QR of the old one on top of the new rows: 2(n + p)p² flops for p = d + t + 1, so batches of a few p
+    rows or more cost little beyond one QR of everything. A Gram matrix np² flops.
+    """
+    fits = X.ndim == 2 and X.shape == (y.shape[0], rows.features) and y.size == y.shape[0] * rows.targets
+    if not fits or y.ndim > 2:
+        raise ValueError(
+            f"X has shape {X.shape} and y {y.shape}; these rows have {rows.features} features and {rows.targets} "
+            "targets."
+        )
+    if X.shape[0] == 0:
+        return rows
+    if not _on_host(rows):
+        return accumulator.update(rows, X, y.reshape(X.shape[0], -1), weights)
+    arrays = [None if x is None else np.asarray(x) for x in (X, y, weights)]
+    if weights is not None and not np.all(arrays[2] >= 0):
+        arrays[2] = np.where(arrays[2] >= 0, arrays[2], np.nan)
+    return host.update(rows, *arrays)
+
+
+def merge(a: Rows, b: Rows) -> Rows:
+    """The rows of both, fold by fold."""
+    if not accumulator.alike(a, b):
+        raise ValueError("merge needs rows of the same features, targets, intercept, folds and form; init both alike.")
+    return (host if _on_host(a) and _on_host(b) else accumulator).merge(a, b)
+
+
+def finish(rows: Rows, penalty: Any = None, *, unpenalized: Any = (), standardize: bool = False) -> Spectrum:
+    """The spectrum of all rows, without leverages; ``penalty`` (d,) and the others as for `jaxridge.ridge`.
+
+    Its coefficients are those of the features with a penalty and then of the others, the intercept first;
+    ``spectrum.problem.split`` puts them into the order of the columns.
+    Equals ``from_design`` of the rows. Derivatives in rows go through `update`, and for the features need columns that
+    are linearly independent (with a Gram matrix they are NaN else); `coefficients` has no such limit.
+    """
+    return accumulator.finish(host.on_device(rows), penalty, unpenalized=unpenalized, standardize=standardize)
+
+
+def _on_host(rows: Rows) -> bool:
+    return isinstance(rows.summed, np.ndarray)
+
+
 def path(
     rows: Rows, lams: Any = None, *, penalty: Any = None, unpenalized: Any = (), standardize: bool = False
 ) -> Path:
@@ -58,6 +134,7 @@ def path(
     >>> print(stream.path(rows, [0.0, 2.0]).coef[:, 0].round(4))
     [2. 1.]
     """
+    rows = host.on_device(rows)
     return _path(rows, _grid(rows, lams), penalty, unpenalized, standardize)
 
 
@@ -86,6 +163,7 @@ def choose(
     >>> print(stream.choose(rows, [0.0, 1.0], rule=select.kfold(3)).lam)
     0.0
     """
+    rows = host.on_device(rows)
     lams = _grid(rows, lams)
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
@@ -94,7 +172,7 @@ def choose(
 
 
 def _grid(rows: Rows, lams: Any) -> Array | None:
-    return as_lams(lams, jnp.zeros((0, rows.targets), jnp.asarray(rows.summed).dtype))
+    return as_lams(lams, jnp.zeros((0, rows.targets), rows.summed.dtype))
 
 
 @eqx.filter_jit
