@@ -28,10 +28,11 @@ ORDER = (
     "__init__",
     "plot",
     "plot_shapes",
+    "distributed",
     "cli",
     "__main__",
 )
-EDGES = {"plot", "plot_shapes", "cli", "__main__"}
+EDGES = {"plot", "plot_shapes", "distributed", "cli", "__main__"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "equinox", "lineax", "jaxtyping", "optax", "numpy", "jaxridge"}
 
 

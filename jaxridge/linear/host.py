@@ -1,6 +1,6 @@
 """The sums of streamed rows in NumPy's float64: nothing is compiled, and products are those of its BLAS.
 
-Rows are laid out a feature at a time, A = √ω [1 X−m Y−m]ᵀ, a block that stays in the cache at a time, so that AAᵀ is one
+Rows are laid out a feature at a time, A = √ω [1 X−m Y−m]ᵀ, in blocks that stay in the cache, so that AAᵀ is one
 symmetric product. Float64 is kept where x64 is off; only what comes of the sums is rounded (`on_device`).
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxridge.core import plan
 from jaxridge.linear.accumulator import Rows, with_sums
 
+_Sums: Any = Rows  # of NumPy arrays
 BLOCK = 2**18  # numbers in a block: 2 MiB, what a core keeps near
 
 Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -22,7 +23,11 @@ Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def by_qr(R: np.ndarray, A: np.ndarray) -> np.ndarray:
     """The triangle of R on top of Aᵀ, by Householder reflections."""
-    return np.linalg.qr(np.concatenate([R, A.T]), mode="r")
+    return _qr(np.concatenate([R, A.T]))
+
+
+def _qr(A: Any) -> Any:
+    return np.linalg.qr(A, mode="r")
 
 
 def init(
@@ -43,7 +48,7 @@ def init(
     size = 1 + features + (1 if targets is None else targets)
     none, count = np.zeros((*front, size - 1)), np.zeros(front, np.int64)
     summed = np.zeros((*front, size, size))
-    return Rows(none, summed, none, count, count, intercept, targets or 1, form == "gram", folds, targets is None)
+    return _Sums(none, summed, none, count, count, intercept, targets or 1, form == "gram", folds, targets is None)
 
 
 def update(rows: Rows, X: Any, y: Any, weights: Any = None, joined: Join = by_qr) -> Rows:
@@ -69,7 +74,7 @@ def _updated(rows: Rows, X: Any, y: Any, weights: Any, joined: Join) -> Rows:
 def part(rows: Rows, fold: int) -> Rows:
     """The sums of one fold."""
     sums = (leaf[fold] for leaf in (rows.shift, rows.summed, rows.largest, rows.rows, rows.seen))
-    return Rows(*sums, rows.intercept, rows.targets, rows.gram, 0, rows.single)
+    return _Sums(*sums, rows.intercept, rows.targets, rows.gram, 0, rows.single)
 
 
 def _stacked(rows: Rows, parts: list[Rows]) -> Rows:
@@ -81,7 +86,8 @@ def _added(rows: Rows, X: Any, y: Any, weights: Any, joined: Join) -> Rows:
     n, d, p = len(X), rows.features, rows.summed.shape[-1]
     if n == 0:
         return rows
-    shift, summed, largest = rows.shift, rows.summed, rows.largest
+    summed: Any = rows.summed
+    shift, largest = rows.shift, rows.largest
     if rows.rows == 0:
         shift = np.concatenate([_mean(X, weights), _mean(y, weights)])
     root = None if weights is None else np.sqrt(np.asarray(weights, np.float64))
@@ -101,7 +107,7 @@ def _added(rows: Rows, X: Any, y: Any, weights: Any, joined: Join) -> Rows:
     return with_sums(rows, shift, summed, largest, rows.rows + used, rows.seen + n)
 
 
-def _mean(M: Any, weights: Any) -> np.ndarray:
+def _mean(M: Any, weights: Any) -> Any:
     if weights is None:
         return np.mean(M, axis=0, dtype=np.float64)
     total = np.sum(weights, dtype=np.float64)
@@ -119,7 +125,7 @@ def merge(a: Rows, b: Rows) -> Rows:
         return with_sums(a, some.shift, some.summed, some.largest, a.rows + b.rows, a.seen + b.seen)
     moved = _move(b.shift, a.shift)
     there = b.summed @ moved
-    summed = a.summed + moved.T @ there if a.gram else np.linalg.qr(np.concatenate([a.summed, there]), mode="r")
+    summed = a.summed + moved.T @ there if a.gram else _qr(np.concatenate([a.summed, there]))
     return with_sums(a, a.shift, summed, np.maximum(a.largest, b.largest), a.rows + b.rows, a.seen + b.seen)
 
 
@@ -143,25 +149,31 @@ def on_device(rows: Rows) -> Rows:
     each = [_rounded(part(rows, fold), about) for fold in range(rows.folds)] if rows.folds else [_rounded(rows, about)]
     sums = [np.stack(x) if rows.folds else x[0] for x in zip(*each, strict=True)]
     kind = rows.intercept, rows.targets, False, rows.folds, rows.single, True
-    return Rows(*map(jnp.asarray, sums), *kind)
+    return _Sums(*map(jnp.asarray, sums), *kind)
 
 
-def _rounded(rows: Rows, about: np.ndarray) -> tuple[np.ndarray, ...]:
+def _rounded(rows: Rows, about: Any) -> Any:
     """The sums about another shift, as a triangle."""
     R = (_triangle(rows) if rows.gram else rows.summed) @ _move(rows.shift, about)
-    R = np.linalg.qr(R, mode="r").astype(np.float32) if np.isfinite(R).all() else np.full(R.shape, np.nan, np.float32)
-    return about.astype(np.float32), R, rows.largest.astype(np.float32), np.int32(rows.rows), np.int32(rows.seen)
+    R = _qr(R) if np.isfinite(R).all() else np.full_like(R, np.nan)
+    return (
+        about.astype(np.float32),
+        R.astype(np.float32),
+        rows.largest.astype(np.float32),
+        np.int32(rows.rows),
+        np.int32(rows.seen),
+    )
 
 
-def _move(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def _move(before: Any, after: Any) -> Any:
     """[1 x−m] times this is [1 x−m']."""
     moved = np.eye(len(before) + 1)
     moved[0, 1:] = before - after
     return moved
 
 
-def _triangle(rows: Rows) -> np.ndarray:
-    """R with RᵀR the Gram matrix: the column of ones by elimination, then eigenvectors of the rest, of unit diagonal."""
+def _triangle(rows: Rows) -> Any:
+    """R with RᵀR the Gram matrix: the column of ones by elimination, then eigenvectors of the rest, scaled alike."""
     top = rows.summed[0] / np.sqrt(rows.summed[0, 0] or 1.0)
     C = rows.summed[1:, 1:] - np.outer(top[1:], top[1:])
     D = np.sqrt(np.maximum(np.diagonal(C), 0.0))
@@ -172,3 +184,12 @@ def _triangle(rows: Rows) -> np.ndarray:
     e, V = np.linalg.eigh(C)
     below = np.sqrt(np.maximum(e, 0.0))[:, None] * (V.T * D)
     return np.concatenate([top[None, :], np.pad(below, ((0, 0), (1, 0)))])
+
+
+def moments(rows: Rows) -> Any:
+    """Σω and the weighted variance of every column; 0 where it is rounding."""
+    R = _triangle(rows) if rows.gram else rows.summed
+    total = R[0, 0] ** 2
+    variance = np.sum(np.square(R[1:, 1:]), axis=0) / total
+    size = np.abs(rows.shift) + rows.largest * np.sqrt(rows.rows / total)
+    return float(total), np.where(variance <= np.square(2 * np.finfo(float).eps * size), 0.0, variance)

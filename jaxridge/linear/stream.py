@@ -25,6 +25,7 @@ from jaxridge.linear import accumulator, host
 from jaxridge.linear.accumulator import Rows
 from jaxridge.linear.carrier import damping_of
 from jaxridge.linear.held_out import held_out
+from jaxridge.linear.host import on_device
 from jaxridge.linear.spectrum import Spectrum
 from jaxridge.select.choice import Choice, Path
 from jaxridge.select.rules import KFold
@@ -93,10 +94,8 @@ def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n *t"], weights:
         return rows
     if not _on_host(rows):
         return accumulator.update(rows, X, y.reshape(X.shape[0], -1), weights)
-    arrays = [None if x is None else np.asarray(x) for x in (X, y, weights)]
-    if weights is not None and not np.all(arrays[2] >= 0):
-        arrays[2] = np.where(arrays[2] >= 0, arrays[2], np.nan)
-    return host.update(rows, *arrays)
+    omega: Any = None if weights is None else np.where(np.asarray(weights) >= 0, np.asarray(weights), np.nan)
+    return host.update(rows, np.asarray(X), np.asarray(y), omega)
 
 
 def merge(a: Rows, b: Rows) -> Rows:
@@ -114,7 +113,13 @@ def finish(rows: Rows, penalty: Any = None, *, unpenalized: Any = (), standardiz
     Equals ``from_design`` of the rows. Derivatives in rows go through `update`, and for the features need columns that
     are linearly independent (with a Gram matrix they are NaN else); `coefficients` has no such limit.
     """
-    return accumulator.finish(host.on_device(rows), penalty, unpenalized=unpenalized, standardize=standardize)
+    return accumulator.finish(on_device(rows), penalty, unpenalized=unpenalized, standardize=standardize)
+
+
+def moments(rows: Rows) -> tuple[float, np.ndarray]:
+    """Σω, and the weighted variance of every feature and target, in NumPy; 0 for a column that is constant."""
+    sums = host.whole(jax.tree.map(np.asarray, rows))
+    return host.moments(sums)
 
 
 def _on_host(rows: Rows) -> bool:
@@ -134,7 +139,7 @@ def path(
     >>> print(stream.path(rows, [0.0, 2.0]).coef[:, 0].round(4))
     [2. 1.]
     """
-    rows = host.on_device(rows)
+    rows = on_device(rows)
     return _path(rows, _grid(rows, lams), penalty, unpenalized, standardize)
 
 
@@ -163,7 +168,7 @@ def choose(
     >>> print(stream.choose(rows, [0.0, 1.0], rule=select.kfold(3)).lam)
     0.0
     """
-    rows = host.on_device(rows)
+    rows = on_device(rows)
     lams = _grid(rows, lams)
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
