@@ -67,8 +67,8 @@ def sweep(
     rule: Annotated[
         Rule | None,
         typer.Option(
-            help="Leave-one-out, generalised cross-validation or k-fold; left out: loo in memory, gcv for rows that are "
-            "read a batch at a time, which loo would go over twice.",
+            help="Leave-one-out, generalised cross-validation or k-fold; left out: loo in memory, gcv for rows "
+            "that are read a batch at a time, which loo would go over twice.",
             rich_help_panel="Model",
         ),
     ] = None,

@@ -48,7 +48,7 @@ def notes_on(problem: Roles, rule: Rule, folds: int, seed: int | None) -> list[s
 
 def warnings_on(found: Sweep, problem: Roles, default_grid: bool) -> list[str]:
     """What a careful reader of the result should know."""
-    chosen, design, targets = found.chosen, found.path.factored.problem, np.array(problem.targets)
+    design, targets = found.path.factored.problem, np.array(problem.targets)
     rows = problem.X if problem.weights is None else problem.X[problem.weights > 0]
     y = problem.y if problem.weights is None else problem.y[problem.weights > 0]
     (n, d), q, rank = rows.shape, design.Z.shape[1], int(found.path.factored.factor.rank)

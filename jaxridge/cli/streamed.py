@@ -1,4 +1,4 @@
-"""Tables beyond the memory allowed, folders and patterns: one pass over their rows, and the sweep from what it leaves."""
+"""Tables beyond the memory allowed, folders and patterns: one pass over their rows, and the sweep from its sums."""
 
 import math
 import re
