@@ -31,7 +31,7 @@ def files_of(path: Any) -> tuple[Path, ...]:
         found = [Path(text)] if Path(text).exists() else [Path(file) for file in glob.glob(text, recursive=True)]
     if not found:
         raise Unreadable(
-            f"{text} is not a file, nor does it hold any; give a folder, a pattern or a file that ends in {', '.join(KINDS)}."
+            f"{text} is not a file, nor does it hold any; give a folder, a pattern or a file of {', '.join(KINDS)}."
         )
     unknown = [file for file in found if file.suffix.lower() not in KINDS]
     if unknown:

@@ -29,7 +29,7 @@ class Rows(eqx.Module):
 
     shift: Float[Array, "*f b"]  # m, of features and targets
     summed: Float[Array, "*f p p"]  # the triangle of √ω [1 X−m Y−m], or its Gram matrix
-    largest: Float[Array, "*f b"]  # of the entries of √ω [X−m Y−m]
+    largest: Float[Array, "*f b"]  # of the entries of √ω [X−m Y−m]; 0 for a Gram matrix, whose rounding needs none
     rows: Int[Array, "*f"]  # of positive weight
     seen: Int[Array, "*f"]  # of any weight
     intercept: bool = eqx.field(static=True)
@@ -105,7 +105,9 @@ def _added(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n t"], weights: 
     A = jnp.concatenate([jnp.ones((X.shape[0], 1), dtype), A - shift[None, :]], axis=1)
     A = A if weights is None else jnp.sqrt(omega) * A
     summed = _joined(rows.gram, rows.summed, inner(A, A) if rows.gram else A)
-    largest = jnp.maximum(rows.largest, jnp.max(jnp.abs(jax.lax.stop_gradient(A[:, 1:])), axis=0))
+    largest = rows.largest
+    if not rows.gram:
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(jax.lax.stop_gradient(A[:, 1:])), axis=0))
     counts = rows.rows + used.astype(rows.rows.dtype), rows.seen + X.shape[0]
     return with_sums(rows, shift, summed, largest, *counts)
 
