@@ -78,15 +78,18 @@ def linear():
                 jxr.ridge(X, y, lam, solver=solver, **more), fit
             )
             add(f"ridge {name} {kind}", "ridge", one, args)
-    places = np.argwhere(np.abs(X) > 0.3)
+    places = jnp.asarray(np.argwhere(np.abs(X) > 0.3))
 
-    def sparse(data, y, lam, weights, penalty):
+    def products(data, y, lam, weights, penalty):
         X = BCOO((data, places), shape=(16, 3))
         solver = jxr.GolubKahan(tol=1e-11, budget=20)
         return read(jxr.ridge(X, y, lam, weights=weights, penalty=penalty, standardize=True, solver=solver), fit)
 
-    entries = {"data": X[tuple(places.T)], **{name: both[name] for name in ("y", "lam", "weights", "penalty")}}
-    add("ridge sparse", "ridge", sparse, entries)
+    entries = {
+        "data": X[tuple(np.asarray(places).T)],
+        **{name: both[name] for name in ("y", "lam", "weights", "penalty")},
+    }
+    add("ridge sparse", "ridge", products, entries)
     plain = {"X": X, "y": np.stack([Y, 0.5 * Y**2], 1), "lam": np.array([0.3, 2.0])}
     add(
         "ridge targets, standardize",
