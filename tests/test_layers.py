@@ -140,6 +140,7 @@ PUBLIC = (
     "kernels.features",
     "linalg.conjugate_gradients",
     "linalg.golub_kahan",
+    "linalg.mesh",
     "linear.design",
     "linear.margins",
     "linear.spectrum",

@@ -346,4 +346,4 @@ def _choose(of: Given, lams: Array | None, rule: Any, pick: Any, per_target: boo
 
 
 verbs = {"ridge": ridge, "ridge_path": ridge_path, "ridge_cv": ridge_cv}
-ROUTES.append(Route("sparse", operators.is_sparse, verbs))
+ROUTES.append(Route("sparse", lambda X, solver: operators.is_sparse(X), verbs))

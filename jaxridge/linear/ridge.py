@@ -62,9 +62,9 @@ def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: 
     >>> print(jxr.ridge(X, y, 2.0).coef, jxr.ridge(X, y, 0.0).intercept.round(5))
     [1.] 1.0
     """
-    sparse = other("ridge", X)
-    if sparse is not None:
-        return sparse(X, y, lam, solver=None if solver is from_design else solver, **problem)
+    elsewhere = other("ridge", X, solver)
+    if elsewhere is not None:
+        return elsewhere(X, y, lam, solver=None if solver is from_design else solver, **problem)
     data, terms = checked(X, y, **problem)
     fit = _ridge(data, as_lam(lam, data.y, terms.single), terms, as_solver(solver, Design, SOLVERS))
     return fit.with_names(names_of(X))
@@ -87,9 +87,9 @@ def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design
     >>> print(path.dof, path.at(3.0).coef)
     [4. 2.] [0.25 0.25 0.25 0.25]
     """
-    sparse = other("ridge_path", X)
-    if sparse is not None:
-        return sparse(X, y, lams, solver=None if solver is from_design else solver, **problem)
+    elsewhere = other("ridge_path", X, solver)
+    if elsewhere is not None:
+        return elsewhere(X, y, lams, solver=None if solver is from_design else solver, **problem)
     data, terms = checked(X, y, **problem)
     path = _ridge_path(data, as_lams(lams, data.y), terms, as_solver(solver, Design, SOLVERS))
     return path.with_names(names_of(X))
@@ -132,10 +132,12 @@ def ridge_cv(
     >>> print(choice.lam, choice.at_edge)
     0.1 False
     """
-    sparse = other("ridge_cv", X)
-    if sparse is not None:
+    elsewhere = other("ridge_cv", X, solver)
+    if elsewhere is not None:
         more = {"rule": rule, "pick": pick, "per_target": per_target, "refine": refine, "memory": memory}
-        return sparse(X, y, lams, solver=None if solver is from_design else solver, **more, **problem)
+        found = elsewhere(X, y, lams, solver=None if solver is from_design else solver, **more, **problem)
+        if found is not None:
+            return found
     data, terms = checked(X, y, **problem)
     lams = as_lams(lams, data.y)
     if lams is not None and lams.ndim == 2 and not per_target:

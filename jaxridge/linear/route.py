@@ -8,16 +8,16 @@ class Route(NamedTuple):
     """What takes a kind of X: the verbs, by their names."""
 
     name: str
-    accepts: Callable[[Any], bool]
+    accepts: Callable[[Any, Any], bool]  # X and the solver
     verbs: dict[str, Callable[..., Any]]
 
 
 ROUTES: list[Route] = []
 
 
-def other(verb: str, X: Any) -> Callable[..., Any] | None:
+def other(verb: str, X: Any, solver: Any = None) -> Callable[..., Any] | None:
     """The same verb for this kind of X; None for a dense array, or a ``ValueError`` that names the verbs there are."""
-    route = next((route for route in ROUTES if route.accepts(X)), None)
+    route = next((route for route in ROUTES if route.accepts(X, solver)), None)
     if route is None:
         return None
     if verb not in route.verbs:
