@@ -1,7 +1,9 @@
 """Rows that no memory holds: readers of files and arrays, one pass over them, checkpoints, engines of many hosts."""
 
 from jaxridge.distributed.checkpoint import load, save
+from jaxridge.distributed.dask import gather_with_dask
 from jaxridge.distributed.gather import Gathered, gather, leave_one_out
+from jaxridge.distributed.processes import merged
 from jaxridge.distributed.sources import Batch, Source, Unreadable, arrays, batches, npz
 from jaxridge.distributed.tables import Table, table
 
@@ -14,8 +16,10 @@ __all__ = [
     "arrays",
     "batches",
     "gather",
+    "gather_with_dask",
     "leave_one_out",
     "load",
+    "merged",
     "npz",
     "save",
     "table",

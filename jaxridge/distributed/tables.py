@@ -54,6 +54,19 @@ class Table(Source):
     def pieces(self) -> tuple[str, ...]:
         return tuple(map(str, self.files))
 
+    def part(self, index: int, count: int) -> "Table":
+        """Every ``count``-th file from the ``index``-th on, for one of as many processes."""
+        files = self.files[index::count]
+        if not files:
+            raise Unreadable(
+                f"{len(self.files)} files are too few for {count} parts; write more, or start fewer processes."
+            )
+        some = Table(files, tuple(self.used[: self.features]), self.target_names, self.weights, self.batch)
+        some.dtype = self.dtype
+        counts = [rows_in(file) for file in files]
+        some.total = None if None in counts else sum(count or 0 for count in counts)
+        return some
+
     def signature(self) -> str:
         sizes = [f"{file.name} {file.stat().st_size}" for file in self.files]
         return f"{super().signature()}; {self.used}; {self.batch} rows; {sizes}"
