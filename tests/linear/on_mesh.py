@@ -13,13 +13,12 @@ import jaxridge as jxr
 from jaxridge import select
 from jaxridge.linear import OnMesh
 
-jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
 N, D = 1600, 5
 X = rng.standard_normal((N, D)) + 100.0
 Y = X @ rng.standard_normal((D, 2)) + rng.standard_normal((N, 2))
 W = rng.uniform(0.5, 2.0, N)
-LAMS, LAM = jnp.array([0.1, 10.0]), jnp.array(1.0)
+LAMS, LAM = np.array([0.1, 10.0]), np.array(1.0)
 TERMS = {"unpenalized": 2, "standardize": True, "penalty": np.array([1.0, 2.0, 1.0, 1.0, 0.5])}
 COLLECTIVE = re.compile(r"= (.*?) (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 
@@ -69,16 +68,20 @@ def check(kind, devices):
         programs = (
             lambda *args: path(*args, **more),
             lambda *args: chosen(*args, **more),
-            lambda *args: slope(LAM, *args),
+            lambda *args: slope(jnp.asarray(LAM), *args),
         )
         agree(jax.jit(programs[0])(*args), path(*here), 1e-10)
-        agree(jax.jit(slope)(LAM, *args), jax.grad(scalar)(LAM, *here), 1e-9)
+        agree(jax.jit(slope)(jnp.asarray(LAM), *args), jax.grad(scalar)(jnp.asarray(LAM), *here), 1e-9)
         p = 1 + D + 2
         for program in programs:
             moved = largest(program, *args)
             assert 0 < moved <= devices * p * p, moved
         every = lambda lam, *args: jax.grad(scalar, argnums=range(4))(lam, *args, **more)  # noqa: E731
-        agree(jax.jit(every)(LAM, *args), jax.grad(scalar, argnums=range(4))(LAM, *map(jnp.asarray, here)), 1e-8)
+        agree(
+            jax.jit(every)(jnp.asarray(LAM), *args),
+            jax.grad(scalar, argnums=range(4))(*map(jnp.asarray, (LAM, *here))),
+            1e-8,
+        )
     if kind == AxisType.Explicit:
         for rule in (select.loo, select.kfold(5)):
             with pytest.raises(ValueError, match=r"pass select\.gcv"):
@@ -88,6 +91,7 @@ def check(kind, devices):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
     for kind in (AxisType.Auto, AxisType.Explicit):
         for devices in (1, 2, 8):
             check(kind, devices)
