@@ -16,10 +16,12 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.sparse import BCOO
 
 import jaxridge as jxr
 from jaxridge import kernel_methods, operators, select
 from jaxridge.core.factored import Terms
+from jaxridge.inverse import products
 from jaxridge.inverse.problem import problem_of
 from jaxridge.kernel_methods.form import KernelProblem
 
@@ -264,6 +266,19 @@ def linear(solver):
     return make
 
 
+def sparse(**options):
+    """The same by products with a sparse matrix."""
+    A = operators.sparse(BCOO.fromdense(jnp.asarray(X)))
+    solver = jxr.GolubKahan(tol=1e-13, **options)
+
+    def make(weights, targets, lam):
+        _, brute, _ = linear(None)(weights, targets, lam)
+        problem = products.given(A, Y[:, :targets], weights=weights)
+        return lambda: products.factored_of(problem, jnp.array([lam]), solver), brute, NEW
+
+    return make
+
+
 def triangle(weights, targets, lam):
     """By the R of √ω[X 1]: what is known of rows is their number."""
     w = np.ones(N) if weights is None else weights
@@ -327,6 +342,7 @@ KINDS = {
     "Diagonal": diagonal,
     "GolubKahan": tikhonov(L=operators.difference(D), solver=jxr.GolubKahan(tol=1e-13)),
     "GolubKahan, probes": tikhonov(L=operators.difference(D), solver=jxr.GolubKahan(KEY, tol=1e-13, probes=3)),
+    "sparse": sparse(),
     "PerLam": tikhonov(L=operators.function(lambda x: x[1:] - x[:-1], D), solver=jxr.PerLam(tol=1e-14)),
 }
 # Sums over random probes, whose brute force takes the same probes.

@@ -28,10 +28,11 @@ ORDER = (
     "__init__",
     "plot",
     "plot_shapes",
+    "distributed",
     "cli",
     "__main__",
 )
-EDGES = {"plot", "plot_shapes", "cli", "__main__"}
+EDGES = {"plot", "plot_shapes", "distributed", "cli", "__main__"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "equinox", "lineax", "jaxtyping", "optax", "numpy", "jaxridge"}
 
 
@@ -139,6 +140,7 @@ PUBLIC = (
     "kernels.features",
     "linalg.conjugate_gradients",
     "linalg.golub_kahan",
+    "linalg.mesh",
     "linear.design",
     "linear.margins",
     "linear.spectrum",

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 
 import jaxridge as jxr
 from jaxridge import features, inverse, kernel_methods, kernels, operators, optimize, select, spectrum, stream
@@ -77,6 +78,18 @@ def linear():
                 jxr.ridge(X, y, lam, solver=solver, **more), fit
             )
             add(f"ridge {name} {kind}", "ridge", one, args)
+    places = jnp.asarray(np.argwhere(np.abs(X) > 0.3))
+
+    def products(data, y, lam, weights, penalty):
+        X = BCOO((data, places), shape=(16, 3))
+        solver = jxr.GolubKahan(tol=1e-11, budget=20)
+        return read(jxr.ridge(X, y, lam, weights=weights, penalty=penalty, standardize=True, solver=solver), fit)
+
+    entries = {
+        "data": X[tuple(np.asarray(places).T)],
+        **{name: both[name] for name in ("y", "lam", "weights", "penalty")},
+    }
+    add("ridge sparse", "ridge", products, entries)
     plain = {"X": X, "y": np.stack([Y, 0.5 * Y**2], 1), "lam": np.array([0.3, 2.0])}
     add(
         "ridge targets, standardize",
@@ -194,6 +207,23 @@ def streams(add):
     add("stream finish", "stream.finish", smooth, args)
     dof = lambda X, y, lam, weights: (finished(X, y, weights).dof(lam), finished(X, y, weights).logdet(lam))  # noqa: E731
     add("stream dof", "stream.finish", dof, args, flat=("y",), refused={SECOND: r"select\.exact"})
+
+    def dealt(X, y, weights):
+        rows = stream.init(3, dtype=X.dtype, folds=4, gram=False)
+        return stream.update(stream.update(rows, X[:8], y[:8], weights[:8]), X[8:], y[8:], weights[8:])
+
+    def path(X, y, lams, weights, penalty):
+        found = stream.path(dealt(X, y, weights), lams, penalty=penalty, unpenalized=1, standardize=True)
+        return read(found, "coef intercept rss")
+
+    args = {"X": X, "y": Y, "lams": LAMS[1:4], "weights": W, "penalty": P}
+    add("stream path", "stream.path", path, args, lam="lams")
+
+    def chosen(X, y, lams, weights):
+        return read(stream.choose(dealt(X, y, weights), lams, rule=select.kfold(4)), "scores fit.coef")
+
+    args = {"X": X, "y": Y, "lams": LAMS, "weights": W}
+    add("stream choose", "stream.choose", chosen, args, lam="lams")
 
     def collected(X, y, lams, weights, scale):
         phi = features.nystroem_at(kernels.RBF(scale), X[:4])

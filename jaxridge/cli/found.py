@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 
 from jaxridge import select
-from jaxridge.linear.design import make_design
+from jaxridge.linear.design import Design, column_sd, make_design
 from jaxridge.linear.spectrum import Spectrum, from_design
 from jaxridge.select.choice import Choice
 from jaxridge.select.choice import Path as RidgePath
@@ -41,6 +41,38 @@ class Roles(NamedTuple):
     targets: list[str]
     booleans: list[str]
     source: str
+
+
+class Facts(NamedTuple):
+    """What a report says of the data, wherever the rows are."""
+
+    source: str
+    features: list[str]
+    targets: list[str]
+    rows: int
+    dtype: str
+    weighted: bool
+    total: float  # Σω
+    variance: np.ndarray  # of each target, (t,)
+    sd: np.ndarray  # of each feature, (d,)
+
+
+def facts_of(problem: Roles, design: Design) -> Facts:
+    """Those of a table in memory."""
+    mean = np.average(problem.y, axis=0, weights=problem.weights)
+    variance = np.average(np.square(problem.y - mean), axis=0, weights=problem.weights)
+    total = len(problem.y) if problem.weights is None else problem.weights.sum()
+    return Facts(
+        problem.source,
+        problem.features,
+        problem.targets,
+        len(problem.X),
+        str(problem.X.dtype),
+        problem.weights is not None,
+        total,
+        variance,
+        column_sd(design),
+    )
 
 
 class Sweep(NamedTuple):

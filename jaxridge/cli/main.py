@@ -19,10 +19,10 @@ from jaxridge import plot, select
 try:
     import typer
 
-    from jaxridge.cli import files
+    from jaxridge.cli import files, streamed
     from jaxridge.cli.files import BadInput, quoted
-    from jaxridge.cli.found import LOO, Precision, Roles, Rule, Sweep, evaluate, factorise
-    from jaxridge.cli.report import check_usable, notes_on, show, warnings_on
+    from jaxridge.cli.found import LOO, Facts, Precision, Roles, Rule, Sweep, evaluate, factorise, facts_of
+    from jaxridge.cli.report import check_usable, edge_warnings, failure_warnings, notes_on, show, warnings_on
 except ModuleNotFoundError as error:
     print(f'error: The command line needs {error.name}: pip install "jaxridge[cli]".', file=sys.stderr)
     raise SystemExit(2) from None
@@ -41,7 +41,10 @@ app = typer.Typer(
 def sweep(
     data: Annotated[
         Path | None,
-        typer.Argument(help="A .csv, .tsv, .parquet or .npz table; left out: the embedded diabetes data."),
+        typer.Argument(
+            help="A .csv, .tsv, .parquet, .arrow or .npz table, a folder of such tables, or a pattern in quotes; left "
+            "out: the embedded diabetes data."
+        ),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Column to predict; repeat it for several.", rich_help_panel="Data")
@@ -62,8 +65,13 @@ def sweep(
         ),
     ] = None,
     rule: Annotated[
-        Rule, typer.Option(help="Leave-one-out, generalised cross-validation or k-fold.", rich_help_panel="Model")
-    ] = Rule.loo,
+        Rule | None,
+        typer.Option(
+            help="Leave-one-out, generalised cross-validation or k-fold; left out: loo in memory, gcv for rows "
+            "that are read a batch at a time, which loo would go over twice.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     folds: Annotated[
         int, typer.Option(help="For --rule kfold: blocks of consecutive rows.", rich_help_panel="Model", min=2)
     ] = 5,
@@ -88,6 +96,30 @@ def sweep(
     ] = True,
     intercept: Annotated[bool, typer.Option(help="Fit an unpenalised constant.", rich_help_panel="Model")] = True,
     dtype: Annotated[Precision, typer.Option(help="Precision.", rich_help_panel="Model")] = Precision.float64,
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="A table whose sweep would take more is read a batch at a time; so are folders and patterns.",
+            rich_help_panel="Large data",
+            metavar="SIZE",
+        ),
+    ] = "4GiB",
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkpoint of the pass over the rows, written on the way; a pass that was cut off goes on from it.",
+            rich_help_panel="Large data",
+            metavar="FILE",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave out rows that are not finite and files that cannot be read, each with a note.",
+            rich_help_panel="Large data",
+        ),
+    ] = False,
     plot_path: Annotated[
         Path | None,
         typer.Option("--plot", help="Draw coefficients, scores and dof (.png, .pdf, .svg).", rich_help_panel="Output"),
@@ -108,6 +140,18 @@ def sweep(
             jax.config.update("jax_enable_x64", True)
         grid = None if lams is None else parse_lams(lams, dtype)
         check_outputs(data, plot_path, out, grid)
+        if data is not None and (resume is not None or skip_bad or streamed.is_for(data, streamed.as_bytes(memory))):
+            rule = Rule.gcv if rule is None else rule
+            of = streamed.Wanted(target or [], weights, drop or [], rule, folds, per_target, standardize, intercept)
+            found, facts, notes = streamed.sweep(data, of, grid, resume, skip_bad)
+            streamed.check_usable(found, facts)
+            show(found, facts, full)
+            say("note", notes)
+            edges = edge_warnings(found, np.array(facts.targets), grid is None)
+            say("warning", [*edges, *streamed.warnings_on(found, facts), *failure_warnings(found)])
+            finish(found, facts, rule, plot_path, out)
+            return
+        rule = Rule.loo if rule is None else rule
         table = files.diabetes() if data is None else files.load(data)
         problem = assign(table, target or [], weights, drop or [], dtype)
         if rule is Rule.kfold and folds > len(problem.X):
@@ -122,17 +166,23 @@ def sweep(
         path, choices = evaluate(spectrum, resolved if grid is None else grid, list(rules.values()), per_target)
         found = Sweep(path, dict(zip(rules, choices, strict=True)), called[rule])
         check_usable(found, problem)
-        show(found, problem, full)
+        facts = facts_of(problem, found.path.factored.problem)
+        show(found, facts, full)
         say("note", [*table.notes, *notes_on(problem, rule, folds, seed)])
         say("warning", warnings_on(found, problem, grid is None))
-        if plot_path:
-            names = {"names": problem.features, "targets": problem.targets}
-            picture = plot.figure(found.path, found.choices, found.rule, **names)
-            with files.replacing(plot_path) as temporary:
-                picture.savefig(temporary)
-        if out:
-            save(out, found, problem, rule)
-        say("wrote", [str(path) for path in (plot_path, out) if path])
+        finish(found, facts, rule, plot_path, out)
+
+
+def finish(found: Sweep, facts: Facts, rule: Rule, plot_path: Path | None, out: Path | None) -> None:
+    """Write what was asked for."""
+    if plot_path:
+        names = {"names": facts.features, "targets": facts.targets}
+        picture = plot.figure(found.path, found.choices, found.rule, **names)
+        with files.replacing(plot_path) as temporary:
+            picture.savefig(temporary)
+    if out:
+        save(out, found, facts, rule)
+    say("wrote", [str(path) for path in (plot_path, out) if path])
 
 
 @app.command()
@@ -283,16 +333,16 @@ def assign(table: files.Table, targets: list[str], weights: str | None, drop: li
     return Roles(X, y, w, features, targets, files.booleans(table, used), table.source)
 
 
-def save(out: Path, found: Sweep, problem: Roles, rule: Rule) -> None:
+def save(out: Path, found: Sweep, facts: Facts, rule: Rule) -> None:
     """Write the fit at the λ taken, with the scores that it was taken by."""
     chosen = found.chosen
     fields = {
-        "feature_names": problem.features,
-        "target_names": problem.targets,
+        "feature_names": facts.features,
+        "target_names": facts.targets,
         "coef": np.asarray(chosen.fit.coef),
         "intercept": np.asarray(chosen.fit.intercept),
         "lam": np.asarray(chosen.lam),
-        "dtype": str(problem.X.dtype),
+        "dtype": facts.dtype,
         "rule": str(rule),
         "standardize": found.path.factored.problem.terms.standardize,
         "lams": np.asarray(found.path.lams),

@@ -10,9 +10,8 @@ import rich.console
 import rich.table
 
 from jaxridge.cli.files import BadInput, quoted
-from jaxridge.cli.found import LOO, Roles, Rule, Sweep
+from jaxridge.cli.found import LOO, Facts, Roles, Rule, Sweep
 from jaxridge.core.results import RESULTS
-from jaxridge.linear.design import column_sd
 
 ROWS, COEFFICIENTS, TARGETS = 17, 30, 8  # lines and columns of tables without --full
 
@@ -49,7 +48,7 @@ def notes_on(problem: Roles, rule: Rule, folds: int, seed: int | None) -> list[s
 
 def warnings_on(found: Sweep, problem: Roles, default_grid: bool) -> list[str]:
     """What a careful reader of the result should know."""
-    chosen, design, targets = found.chosen, found.path.factored.problem, np.array(problem.targets)
+    design, targets = found.path.factored.problem, np.array(problem.targets)
     rows = problem.X if problem.weights is None else problem.X[problem.weights > 0]
     y = problem.y if problem.weights is None else problem.y[problem.weights > 0]
     (n, d), q, rank = rows.shape, design.Z.shape[1], int(found.path.factored.factor.rank)
@@ -64,6 +63,12 @@ def warnings_on(found: Sweep, problem: Roles, default_grid: bool) -> list[str]:
         said.append(f"{n} rows for {d} columns: only the penalty makes the coefficients unique")
     if rank < min(n - q, d - np.count_nonzero(constant)):
         said.append(f"the {d} columns have rank {rank} to the precision of {problem.X.dtype}")
+    return [*said, *failure_warnings(found)]
+
+
+def failure_warnings(found: Sweep) -> list[str]:
+    """Where a fit was not simply solved, and why."""
+    said, chosen = [], found.chosen
     for message, lams in failures(found).items():
         place = f"at {len(lams)} of {len(found.path)} λ (from {lams.min():.3g} to {lams.max():.3g})"
         hit = np.isin(np.asarray(chosen.lam), lams).any()
@@ -87,37 +92,36 @@ def edge_warnings(found: Sweep, targets: np.ndarray, default_grid: bool) -> list
 LAMS_BY_NAME = {0.0: "0", np.inf: "∞"}
 
 
-def show(found: Sweep, problem: Roles, full: bool) -> None:
+def show(found: Sweep, data: Facts, full: bool) -> None:
     """Print the grid, the choice and the coefficients."""
     # Wide enough for every table, so that none is cut on a narrow terminal, or without one.
     console = rich.console.Console(width=10_000, soft_wrap=True, markup=False, highlight=False, emoji=False)
     terms = found.path.factored.problem.terms
     facts = [
-        f"{len(problem.X)} rows",
-        f"{len(problem.features)} columns",
+        f"{data.rows} rows",
+        f"{len(data.features)} columns",
         "standardized" if terms.standardize else "not standardized",
-        *(["weighted"] if problem.weights is not None else []),
+        *(["weighted"] if data.weighted else []),
         *([] if terms.intercept else ["no intercept"]),
-        str(problem.X.dtype),
+        data.dtype,
     ]
-    console.print(f"{problem.source} → {listed(problem.targets)}", style="bold")
+    console.print(f"{data.source} → {listed(data.targets)}", style="bold")
     console.print(", ".join(facts))
-    show_grid(console, found, problem, full)
-    show_choice(console, found, problem, full)
-    show_coefficients(console, found, problem, full)
+    show_grid(console, found, data, full)
+    show_choice(console, found, data, full)
+    show_coefficients(console, found, data, full)
 
 
-def show_grid(console: rich.console.Console, found: Sweep, problem: Roles, full: bool) -> None:
+def show_grid(console: rich.console.Console, found: Sweep, data: Facts, full: bool) -> None:
     """The λ in ascending order, evenly thinned but never without the ones that a rule takes."""
     path, chosen = found.path, found.chosen
-    per_target, order = chosen.lam.ndim == 1 and len(problem.targets) > 1, np.argsort(path.lams, kind="stable")
-    marks = marks_of(found, problem)
+    per_target, order = chosen.lam.ndim == 1 and len(data.targets) > 1, np.argsort(path.lams, kind="stable")
+    marks = marks_of(found, data)
     kept = np.linspace(0, len(order) - 1, len(order) if full else min(ROWS, len(order))).round().astype(int)
     shown = [i for at, i in enumerate(order) if at in kept or i in marks]
-    total = len(problem.y) if problem.weights is None else problem.weights.sum()
-    columns = {"training": np.asarray(path.rss) / total, **{name: c.scores for name, c in found.choices.items()}}
+    columns = {"training": np.asarray(path.rss) / data.total, **{name: c.scores for name, c in found.choices.items()}}
     if per_target:
-        scores, names = np.asarray(chosen.scores), problem.targets[:TARGETS]
+        scores, names = np.asarray(chosen.scores), data.targets[:TARGETS]
         columns = {name: scores[:, [j]] for j, name in enumerate(names)}
     rmse = {name: np.sqrt(np.mean(np.asarray(x), axis=1)) for name, x in columns.items()}
     grid = new_grid("λ", "dof", *(f"{name}\nRMSE" for name in rmse), "")
@@ -136,7 +140,7 @@ def show_grid(console: rich.console.Console, found: Sweep, problem: Roles, full:
         console.print(f"{len(shown)} of {len(order)} λ; --full prints all", style="dim")
 
 
-def marks_of(found: Sweep, problem: Roles) -> dict[int, str]:
+def marks_of(found: Sweep, data: Facts) -> dict[int, str]:
     """What to write beside the rows that a rule takes, by their place in the grid."""
     marks: dict[int, list[str]] = {}
     for name in sorted(found.choices, key=lambda name: name != found.rule):
@@ -145,44 +149,44 @@ def marks_of(found: Sweep, problem: Roles) -> dict[int, str]:
             marks.setdefault(int(index.item()), []).append(f"{'λ* by' if name == found.rule else 'least'} {name}")
         elif name == found.rule:
             for i in np.unique(index).tolist():
-                marks[i] = [f"λ* of {listed([problem.targets[j] for j in np.flatnonzero(index == i)])}"]
+                marks[i] = [f"λ* of {listed([data.targets[j] for j in np.flatnonzero(index == i)])}"]
     return {i: f"← {', '.join(parts)}" for i, parts in marks.items()}
 
 
-def show_choice(console: rich.console.Console, found: Sweep, problem: Roles, full: bool) -> None:
+def show_choice(console: rich.console.Console, found: Sweep, data: Facts, full: bool) -> None:
     """The λ taken, by which rule, and how well it predicts rows that it has not seen."""
-    chosen, t = found.chosen, len(problem.targets)
+    chosen, t = found.chosen, len(data.targets)
     lam, dof = (np.broadcast_to(np.asarray(x), (t,)) for x in (chosen.lam, chosen.fit.dof))
     index = np.broadcast_to(np.asarray(chosen.index), (t,))
-    error = np.asarray(found.choices[LOO].scores)[index, np.arange(t)]
-    mean = np.average(problem.y, axis=0, weights=problem.weights)
-    explained = 1 - error / np.average(np.square(problem.y - mean), axis=0, weights=problem.weights)
+    by = LOO if LOO in found.choices else found.rule
+    error = np.asarray(found.choices[by].scores)[index, np.arange(t)]
+    explained = 1 - error / data.variance
     if len(set(lam.tolist())) == 1:
         quality = f", R² {ratio(explained[0])}" if t == 1 else " over all targets"
         console.print(
             f"λ* = {lam[0]:.6g} by {found.rule}: {dof[0]:.2f} effective degrees of freedom, "
-            f"{LOO} RMSE {short(np.sqrt(error.mean()))}{quality}"
+            f"{by} RMSE {short(np.sqrt(error.mean()))}{quality}"
         )
     if t > 1:
-        grid = new_grid("target", "λ*", "dof", f"{LOO}\nRMSE", "R²")
+        grid = new_grid("target", "λ*", "dof", f"{by}\nRMSE", "R²")
         for j in range(t if full else min(t, COEFFICIENTS)):
             numbers = (f"{lam[j]:.6g}", f"{dof[j]:.2f}", short(np.sqrt(error[j])), ratio(explained[j]))
-            grid.add_row(problem.targets[j], *numbers)
+            grid.add_row(data.targets[j], *numbers)
         console.print(grid)
 
 
-def show_coefficients(console: rich.console.Console, found: Sweep, problem: Roles, full: bool) -> None:
+def show_coefficients(console: rich.console.Console, found: Sweep, data: Facts, full: bool) -> None:
     """The coefficients at the λ taken, in the units of the data, and where columns are scaled per deviation."""
-    fit, t = found.chosen.fit, len(problem.targets)
-    coef, sd = np.asarray(fit.coef), column_sd(found.path.factored.problem)[:, None]
+    fit, t = found.chosen.fit, len(data.targets)
+    coef, sd = np.asarray(fit.coef), data.sd[:, None]
     size = np.max(np.abs(coef * sd), axis=1)
     shown = np.arange(len(coef)) if full else np.sort(np.argsort(-size, kind="stable")[:COEFFICIENTS])
     across = t if full else min(t, TARGETS)
-    heads = ["coefficient", "× column sd"] if t == 1 else problem.targets[:across]
+    heads = ["coefficient", "× column sd"] if t == 1 else data.targets[:across]
     columns = np.concatenate([coef, coef * sd], axis=1) if t == 1 else coef
     grid = new_grid("column", *heads)
     for j in shown:
-        grid.add_row(problem.features[j], *map(short, columns[j, : len(heads)]))
+        grid.add_row(data.features[j], *map(short, columns[j, : len(heads)]))
     if found.path.factored.problem.terms.intercept:
         grid.add_row("(intercept)", *map(short, np.asarray(fit.intercept)[:across]))
     console.print(grid)

@@ -13,12 +13,14 @@ __all__ = [
     "GramRoute",
     "KernelBlocks",
     "KernelRoute",
+    "RowsRoute",
     "as_bytes",
     "chunks",
     "feature_block",
     "gram",
     "kernel",
     "kernel_blocks",
+    "rows",
     "spectral",
     "whole",
 ]
@@ -94,6 +96,33 @@ def gram(lams: int) -> GramRoute:
     one eigendecomposition for 100 lams
     """
     return GramRoute(lams, "cholesky" if lams <= _FEW else "spectral")
+
+
+class RowsRoute(NamedTuple):
+    """In what form streamed rows are kept, and in which dtype."""
+
+    form: str
+    dtype: str
+
+    def __str__(self) -> str:
+        what = {"gram": "their Gram matrix", "triangle": "the triangle of their QR factorisation"}
+        return f"{what[self.form]} in {self.dtype}"
+
+
+def rows(dtype: Any, finest: Any, gram: bool | None = None) -> RowsRoute:
+    """The more exact form for rows of that dtype where ``finest`` is the best to be had, unless one is named.
+
+    A Gram matrix squares the condition: in the dtype of the rows it loses to a triangle, in twice as many digits it
+    wins by four at condition 1e4, and costs half.
+
+    >>> print(rows("float32", "float64"))
+    their Gram matrix in float64
+    >>> print(rows("float64", "float64"))
+    the triangle of their QR factorisation in float64
+    """
+    dtype, finest = np.dtype(dtype), np.dtype(finest)
+    gram = finest.itemsize > dtype.itemsize if gram is None else gram
+    return RowsRoute("gram", finest.name) if gram else RowsRoute("triangle", dtype.name)
 
 
 # Bytes that kernel verbs may use, for the matrix and its factors or for what stands in their place.

@@ -4,12 +4,14 @@ from jaxridge.linear import design, margins, spectrum, stream
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.inference import Inference, ridge_inference
 from jaxridge.linear.ridge import ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path, ridge_score
+from jaxridge.linear.shards import OnMesh
 from jaxridge.linear.sparse import lasso, lasso_ball, lasso_cv, lasso_path
 from jaxridge.linear.spectrum import Spectrum
 
 __all__ = [
     "Fit",
     "Inference",
+    "OnMesh",
     "Spectrum",
     "design",
     "lasso",

@@ -45,6 +45,7 @@ class Beyond(eqx.Module):
     rss: Float[Array, " t"]
     largest: Float[Array, " d"] | None = None  # the largest entry of each column of X about a mean, where it is known
     gram: bool = eqx.field(static=True, default=False)  # whether the triangle is the root of a Gram matrix
+    rounded: bool = eqx.field(static=True, default=False)  # whether the triangle alone was rounded, and no measurement
 
 
 class Design(Problem):
@@ -147,7 +148,7 @@ def checked(
         penalty = as_floats("penalty", penalty, (1,)).astype(dtype)
         if penalty.shape != (d,):
             raise ValueError(f"penalty has shape {penalty.shape}; one positive number per column of X: ({d},).")
-    free = _static_columns(unpenalized, d)
+    free = static_columns(unpenalized, d)
     if intercept + len(free) > n:
         raise ValueError(f"unpenalized: {intercept + len(free)} columns without a penalty, but X has {n} rows.")
     terms = Terms(bool(intercept), bool(standardize), free, single)
@@ -186,7 +187,7 @@ def make_design(X: Any, y: Any, **problem: Unpack[Options]) -> Design:
     return design_of(*checked(X, y, **problem))
 
 
-def _static_columns(unpenalized: Any, d: int) -> tuple[int, ...]:
+def static_columns(unpenalized: Any, d: int) -> tuple[int, ...]:
     """``unpenalized`` as sorted, distinct column numbers in 0..d-1."""
     columns = (unpenalized,) if isinstance(unpenalized, int) else tuple(unpenalized)
     for j in columns:

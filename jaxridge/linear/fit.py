@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxridge import operators
 from jaxridge.core.checks import as_floats, names_of
 from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import lam_grid, matmul
@@ -57,6 +58,8 @@ def predict(
     names: tuple[str, ...] | None = None,
 ) -> Float[Array, "n *t"]:
     """X @ coef + intercept, or a ``ValueError`` for columns that are not those of the fit."""
+    if operators.is_sparse(X):
+        return _of_sparse(name, X, coef, intercept)
     X = in_order(name, X, names)
     if X.shape[1] != coef.shape[0]:
         raise ValueError(
@@ -65,6 +68,15 @@ def predict(
     dtype = np.promote_types(X.dtype, coef.dtype)
     product = matmul(X.astype(dtype), coef.astype(dtype))
     return product + jnp.broadcast_to(intercept.astype(dtype), product.shape)
+
+
+def _of_sparse(name: str, X: Any, coef: Float[Array, "d *t"], intercept: Float[Array, "*t"]) -> Float[Array, "n *t"]:
+    """The same for a sparse X."""
+    given = operators.sparse(X) if not isinstance(X, operators.Sparse) else X
+    if given.domain.shape != coef.shape[:1]:
+        raise ValueError(f"{name} has {given.domain.shape[0]} columns and the model was fitted on {coef.shape[0]}.")
+    product = given.mv(coef) if coef.ndim == 1 else jax.vmap(given.mv, 1, 1)(coef)
+    return product + jnp.broadcast_to(intercept, product.shape)
 
 
 def in_order(name: str, X: Any, names: tuple[str, ...] | None) -> Float[Array, "n d"]:

@@ -28,6 +28,7 @@ from jaxridge.core.verbs import verb
 from jaxridge.linear.ball import lam_of_norm
 from jaxridge.linear.design import Data, Design, Options, Terms, checked, design_of
 from jaxridge.linear.fit import Fit
+from jaxridge.linear.route import other
 from jaxridge.linear.spectrum import from_design
 from jaxridge.select.choice import Choice, Path
 
@@ -44,7 +45,9 @@ def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: 
     norm. ``vmap`` over ``lam`` factorises once; gradients of every order reuse that factorisation.
 
     Args:
-        X: (n, d) features. y: (n,) or (n, t) targets.
+        X: (n, d) features; or a sparse matrix of SciPy, a ``BCOO`` of JAX or ``operators.sparse(X)``, which
+            `ridge_path` and `ridge_cv` take too and never make dense: by products alone, with ``solver=GolubKahan()``.
+        y: (n,) or (n, t) targets.
         lam: λ >= 0, a scalar or one for each target (t,), in units of y² / w².
         solver: ``spectrum.from_design`` (exact), ``spectrum.from_gram`` (faster, condition number squared) or
             ``spectrum.from_cholesky`` (fastest for one λ).
@@ -59,6 +62,9 @@ def ridge(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, **problem: 
     >>> print(jxr.ridge(X, y, 2.0).coef, jxr.ridge(X, y, 0.0).intercept.round(5))
     [1.] 1.0
     """
+    elsewhere = other("ridge", X, solver)
+    if elsewhere is not None:
+        return elsewhere(X, y, lam, solver=None if solver is from_design else solver, **problem)
     data, terms = checked(X, y, **problem)
     fit = _ridge(data, as_lam(lam, data.y, terms.single), terms, as_solver(solver, Design, SOLVERS))
     return fit.with_names(names_of(X))
@@ -81,6 +87,9 @@ def ridge_path(X: Any, y: Any, lams: Any = None, *, solver: Solver = from_design
     >>> print(path.dof, path.at(3.0).coef)
     [4. 2.] [0.25 0.25 0.25 0.25]
     """
+    elsewhere = other("ridge_path", X, solver)
+    if elsewhere is not None:
+        return elsewhere(X, y, lams, solver=None if solver is from_design else solver, **problem)
     data, terms = checked(X, y, **problem)
     path = _ridge_path(data, as_lams(lams, data.y), terms, as_solver(solver, Design, SOLVERS))
     return path.with_names(names_of(X))
@@ -104,7 +113,8 @@ def ridge_cv(
 
     Args beyond those of `ridge_path`:
         rule: ``select.loo``, ``select.gcv``, ``select.kfold(5)``, ``select.holdout(X, y)``, or any function
-            ``(problem, factored, lam) -> (t,)`` of which less is better.
+            ``(problem, factored, lam) -> (t,)`` of which less is better. For a sparse X ``select.gcv`` by random probes
+            (another key: ``solver=GolubKahan(key)``), ``select.kfold(5)`` and ``select.holdout(X, y)``.
         pick: ``select.lowest``, or ``select.one_standard_error`` for the largest λ that is as good up to noise.
         per_target: a λ for each column of y instead of one for all (by their mean score).
         refine: move on from the best grid point to the optimum between its neighbours. ``choice.lam`` then has
@@ -122,6 +132,12 @@ def ridge_cv(
     >>> print(choice.lam, choice.at_edge)
     0.1 False
     """
+    elsewhere = other("ridge_cv", X, solver)
+    if elsewhere is not None:
+        more = {"rule": rule, "pick": pick, "per_target": per_target, "refine": refine, "memory": memory}
+        found = elsewhere(X, y, lams, solver=None if solver is from_design else solver, **more, **problem)
+        if found is not None:
+            return found
     data, terms = checked(X, y, **problem)
     lams = as_lams(lams, data.y)
     if lams is not None and lams.ndim == 2 and not per_target:

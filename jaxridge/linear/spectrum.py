@@ -316,7 +316,8 @@ def _is_lost(spectrum: Spectrum, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
     kept, longest, outside = s > 0, doubt.longest, factor.rss_perp
     kind = doubt.kind if beyond is None or not beyond.gram else "tall"
     if beyond is not None:
-        outside = outside + beyond.rss / factor.y_scale / factor.y_scale
+        # What rounding does to a triangle alone has no part in what lies beyond it.
+        outside = outside if beyond.rounded else outside + beyond.rss / factor.y_scale / factor.y_scale
         longest = longest if beyond.largest is None else jnp.linalg.norm(beyond.largest * factor.unit)
     least = jnp.min(jnp.where(kept, jnp.square(s) + damping, jnp.inf), axis=0, initial=jnp.inf)
     dual = jnp.where(kept, safe_divide(z, jnp.square(s) + damping), 0.0)

@@ -27,6 +27,7 @@ from jaxridge.operators.blur import (
 from jaxridge.operators.difference import Difference, difference
 from jaxridge.operators.rays import Radon, Rays, line_integrals, radon, travel_time
 from jaxridge.operators.sample import Subsample, function, subsample
+from jaxridge.operators.sparse import Sparse, is_sparse, sparse
 
 __all__ = [
     "Blur",
@@ -37,6 +38,7 @@ __all__ = [
     "Radon",
     "Rays",
     "Separable",
+    "Sparse",
     "Subsample",
     "Transpose",
     "blur",
@@ -45,9 +47,11 @@ __all__ = [
     "difference",
     "function",
     "gaussian_blur",
+    "is_sparse",
     "line_integrals",
     "radon",
     "separated",
+    "sparse",
     "subsample",
     "travel_time",
 ]

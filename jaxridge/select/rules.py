@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxridge import operators
 from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.factored import Factored, Problem
 from jaxridge.core.numbers import filled, matmul, poison
@@ -281,9 +282,11 @@ def holdout(X: Any, y: Any, loss: Loss = jnp.square) -> Holdout:
     >>> print(choice.scores.round(5))
     [4. 0.]
     """
-    X, y = as_points("X", X), as_floats("y", y, (1, 2))
-    if {x.shape[0] for x in jax.tree.leaves(X)} != {y.shape[0]} or y.shape[0] == 0:
-        rows = " or ".join(str(x.shape[0]) for x in jax.tree.leaves(X))
+    y = as_floats("y", y, (1, 2))
+    X = operators.sparse(X) if operators.is_sparse(X) else as_points("X", X)
+    lengths = X.codomain.shape if isinstance(X, operators.Sparse) else {x.shape[0] for x in jax.tree.leaves(X)}
+    if set(lengths) != {y.shape[0]} or y.shape[0] == 0:
+        rows = " or ".join(map(str, lengths))
         raise ValueError(f"holdout: X has {rows} rows and y {y.shape[0]}; pass as many, and at least one.")
     return Holdout(X, y.reshape(y.shape[0], -1), loss)
 

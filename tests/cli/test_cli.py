@@ -561,3 +561,53 @@ def test_as_a_process_piped_and_narrow(tmp_path, data):
     assert "leave-one-out RMSE" in done.stdout
     assert "..." not in done.stdout
     assert max(map(len, done.stdout.splitlines())) > 60
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The table in three files."""
+    names = ["size", "age", "dose", "price", "wait"]
+    for number, part in enumerate(np.array_split(np.column_stack([X, Y]), 3)):
+        table = pa.table(dict(zip(names, part.T.copy(), strict=True)))
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / "rows" / f"part-{number}.parquet")
+    return tmp_path / "rows"
+
+
+@pytest.mark.parametrize("rule", ["loo", "gcv", "kfold"])
+def test_a_folder_is_swept_as_a_table_is(tmp_path, data, folder, rule):
+    """Rows a batch at a time: the same λ, coefficients and table; k-fold by rows in turn."""
+    options = ["--target", "price", "--target", "wait", "--lams", GRID, "--rule", rule, "--folds", "3", "--per-target"]
+    there = run("sweep", data, *options, "--out", tmp_path / "there.npz")
+    here = run("sweep", folder, *options, "--out", tmp_path / "here.npz", "--resume", tmp_path / "sums.npz")
+    ours, theirs = load(tmp_path / "here.npz"), load(tmp_path / "there.npz")
+    assert (tmp_path / "sums.npz").exists()
+    if rule == "kfold":
+        assert "λ* of price" in here.stdout
+        return
+    for name in ("coef", "intercept", "lam", "lams", "scores", "dof"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8)
+    # All but the names of the source, and of the rules that were tried.
+    assert here.stdout.splitlines()[1] == there.stdout.splitlines()[1]
+    assert here.stdout.splitlines()[-6:] == there.stdout.splitlines()[-6:]
+
+
+def test_a_file_beyond_the_memory_allowed_is_streamed_and_said_to_be_skipped(tmp_path, data, folder):
+    one = folder / "part-0.parquet"
+    streamed = run("sweep", one, "--target", "price", "--memory", "1kB")
+    assert "λ* by GCV" in streamed.stdout
+    assert "λ* by leave-one-out" in run("sweep", one, "--target", "price").stdout
+    one.write_bytes(one.read_bytes()[:200])
+    said = sentence("sweep", folder, "--target", "price")
+    assert "part-0.parquet" in said
+    skipped = run("sweep", folder, "--target", "price", "--skip-bad")
+    assert "note: left out: " in skipped.stderr
+    assert "16 rows" in skipped.stdout
+    assert "write one such as 4GiB" in sentence("sweep", folder, "--target", "price", "--memory", "much")
+    assert "--skip-bad" in sentence("sweep", nan_rows(folder), "--target", "price")
+    assert "--target" in sentence("sweep", folder)
+
+
+def nan_rows(folder: Path) -> Path:
+    parquet.write_table(pa.table({"a": [1.0, None, 2.0], "price": [1.0, 2.0, 3.0]}), folder.parent / "holes.parquet")
+    return folder.parent / "hole?.parquet"

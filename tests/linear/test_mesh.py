@@ -1,0 +1,15 @@
+"""Rows on several devices, in a process that has eight."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_rows_on_one_two_and_eight_devices():
+    """Equal results, derivatives, and collectives of no more than p² numbers from each device."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    script = Path(__file__).with_name("on_mesh.py")
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "all agree\n", done.stderr[-3000:]
