@@ -103,6 +103,21 @@ def linear():
     )
     dof = lambda X, y, lam, weights, penalty: jxr.ridge(X, y, lam, weights=weights, penalty=penalty).dof  # noqa: E731
     add("ridge dof", "ridge", dof, both, flat=("y",), refused={}, still=())
+
+    def posterior(names, **options):
+        def fn(X, y, lam=None, **more):
+            found = jxr.ridge_posterior(X, y, lam, **options, **more)
+            new = 1.1 * X[:3] + 0.2
+            return *read(found, names), found.predict(new), found.variance(new), found.covariance_times(new[0])
+
+        return fn
+
+    add("ridge_posterior tall", "ridge_posterior", posterior("coef sd noise prior"), both)
+    args = wide | {"noise": np.array(0.5)}
+    add("ridge_posterior wide", "ridge_posterior", posterior("coef sd prior"), args)
+    args = {"X": X, "y": Y, "weights": W}
+    chosen = posterior("lam coef sd noise log_evidence")
+    add("ridge_posterior evidence", "ridge_posterior", chosen, args, refused={SECOND: r"select\.exact"}, rtol=1e-5)
     score = lambda rule: lambda X, y, lam, weights: jxr.ridge_score(X, y, lam, rule=rule, weights=weights)  # noqa: E731
     once = {"X": X, "y": Y, "lam": LAM, "weights": W}
     twice = r"select\.exact"

@@ -1,6 +1,7 @@
 """Ridge regression on a matrix of features: the verbs, the factorisations behind them, and rows that stream."""
 
 from jaxridge.linear import design, margins, spectrum, stream
+from jaxridge.linear.bayes import RidgePosterior, ridge_posterior
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.inference import Inference, ridge_inference
 from jaxridge.linear.ridge import ridge, ridge_ball, ridge_cv, ridge_fraction, ridge_path, ridge_score
@@ -10,6 +11,7 @@ from jaxridge.linear.spectrum import Spectrum
 __all__ = [
     "Fit",
     "Inference",
+    "RidgePosterior",
     "Spectrum",
     "design",
     "lasso",
@@ -23,6 +25,7 @@ __all__ = [
     "ridge_fraction",
     "ridge_inference",
     "ridge_path",
+    "ridge_posterior",
     "ridge_score",
     "spectrum",
     "stream",
