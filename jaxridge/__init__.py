@@ -35,6 +35,7 @@ from jaxridge.kernel_methods import (
 )
 from jaxridge.kernels import features
 from jaxridge.linear import (
+    BandedFit,
     Fit,
     Inference,
     RidgePosterior,
@@ -47,12 +48,15 @@ from jaxridge.linear import (
     margins,
     ridge,
     ridge_ball,
+    ridge_banded,
+    ridge_banded_cv,
     ridge_cv,
     ridge_fraction,
     ridge_inference,
     ridge_path,
     ridge_posterior,
     ridge_score,
+    searches,
     spectrum,
     stream,
 )
@@ -73,6 +77,7 @@ from jaxridge.select import Choice, Path
 # Verbs and records. The namespaces beside them are the packages and modules imported above, by their own names.
 __all__ = [
     "RESULTS",
+    "BandedFit",
     "Choice",
     "Diagonal",
     "Direct",
@@ -109,6 +114,8 @@ __all__ = [
     "minimize",
     "ridge",
     "ridge_ball",
+    "ridge_banded",
+    "ridge_banded_cv",
     "ridge_cv",
     "ridge_fraction",
     "ridge_inference",

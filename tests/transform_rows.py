@@ -118,6 +118,15 @@ def linear():
     args = {"X": X, "y": Y, "weights": W}
     chosen = posterior("lam coef sd noise log_evidence")
     add("ridge_posterior evidence", "ridge_posterior", chosen, args, refused={SECOND: r"select\.exact"}, rtol=1e-5)
+
+    def banded(X, y, lams, **more):
+        found = jxr.ridge_banded(X, y, lams, groups=[j % 2 for j in range(X.shape[1])], **more)
+        return *read(found, "coef intercept rss"), found.predict_bands(1.1 * X[:2])
+
+    lams = np.array([0.4, 2.5])
+    add("ridge_banded tall", "ridge_banded", banded, {"X": X, "y": Y, "lams": lams, "weights": W, "penalty": P})
+    args = {"X": WIDE, "y": np.stack([WIDE_Y, WIDE_Y**2], 1), "lams": np.stack([lams, 1.3 * lams[::-1]], 1)}
+    add("ridge_banded wide, targets", "ridge_banded", banded, args)
     score = lambda rule: lambda X, y, lam, weights: jxr.ridge_score(X, y, lam, rule=rule, weights=weights)  # noqa: E731
     once = {"X": X, "y": Y, "lam": LAM, "weights": W}
     twice = r"select\.exact"

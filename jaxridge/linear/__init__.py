@@ -1,6 +1,7 @@
 """Ridge regression on a matrix of features: the verbs, the factorisations behind them, and rows that stream."""
 
-from jaxridge.linear import design, margins, spectrum, stream
+from jaxridge.linear import design, margins, searches, spectrum, stream
+from jaxridge.linear.banded import BandedFit, ridge_banded, ridge_banded_cv
 from jaxridge.linear.bayes import RidgePosterior, ridge_posterior
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.inference import Inference, ridge_inference
@@ -9,6 +10,7 @@ from jaxridge.linear.sparse import lasso, lasso_ball, lasso_cv, lasso_path
 from jaxridge.linear.spectrum import Spectrum
 
 __all__ = [
+    "BandedFit",
     "Fit",
     "Inference",
     "RidgePosterior",
@@ -21,12 +23,15 @@ __all__ = [
     "margins",
     "ridge",
     "ridge_ball",
+    "ridge_banded",
+    "ridge_banded_cv",
     "ridge_cv",
     "ridge_fraction",
     "ridge_inference",
     "ridge_path",
     "ridge_posterior",
     "ridge_score",
+    "searches",
     "spectrum",
     "stream",
 ]
