@@ -1,8 +1,8 @@
 """A λ for every band and target: how long does it take, and how well does it predict, beside himalaya's random search?
 
 1000 × 500 in 8 bands with 1000 targets (``--small``: 300 × 160 with 200 targets, and himalaya to n_iter = 1000), on
-data of the model, on data that break it (heavy tails, correlated bands) and on spectra of meat. CPU seconds, compiled once
-before, float64; R² on as many rows held out, means over targets, and the paired difference with its standard error.
+data of the model, on data that break it (heavy tails, correlated bands) and on spectra of meat. CPU seconds, compiled
+once before, float64; R² on as many rows held out, means over targets, and the paired difference with its error.
 """
 
 import argparse

@@ -133,8 +133,8 @@ def ridge_banded_cv(
         X, y, groups, problem: those of `ridge_banded`.
         search: ``searches.evidence()``, ``searches.descent()`` or ``searches.random_search(key, lams)``.
 
-    Returns a `BandedFit` with the λs (G,) or (G, t) as ``lams``, and ``score_found`` () or (t,), lower is better: −2 log
-    evidence up to a constant, or the mean squared error on held-out rows in units of y's power of two. ``bands_off``
+    Returns a `BandedFit` with the λs (G,) or (G, t) as ``lams``, and ``score_found`` () or (t,), lower is better: −2
+    log evidence up to a constant, or the mean squared error on held-out rows in units of y's power of two. ``bands_off``
     where some bands explain nothing, so that their λ is ∞. Derivatives raise ValueError: those of a fit are
     `ridge_banded`'s at its ``lams``.
     Equals what ``himalaya.ridge.GroupRidgeCV`` approximates by random draws.
