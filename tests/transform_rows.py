@@ -119,6 +119,13 @@ def linear():
     chosen = posterior("lam coef sd noise log_evidence")
     add("ridge_posterior evidence", "ridge_posterior", chosen, args, refused={SECOND: r"select\.exact"}, rtol=1e-5)
 
+    def expected(coef, noise, lams):
+        found = jxr.ridge_risk(WIDE, coef, noise, lams, penalty=WIDE_P)
+        return read(found, "bias2 variance mse prediction_bias2 prediction_variance prediction_risk dof")
+
+    args = {"coef": np.cos(np.arange(11.0)), "noise": np.array(0.5), "lams": LAMS[1:4]}
+    row("linear", "ridge_risk", "ridge_risk", expected, args, lam="lams", bad="coef")
+
     def banded(X, y, lams, **more):
         found = jxr.ridge_banded(X, y, lams, groups=[j % 2 for j in range(X.shape[1])], **more)
         return *read(found, "coef intercept rss"), found.predict_bands(1.1 * X[:2])

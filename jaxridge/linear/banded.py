@@ -134,9 +134,9 @@ def ridge_banded_cv(
         search: ``searches.evidence()``, ``searches.descent()`` or ``searches.random_search(key, lams)``.
 
     Returns a `BandedFit` with the λs (G,) or (G, t) as ``lams``, and ``score_found`` () or (t,), lower is better: −2
-    log evidence up to a constant, or the mean squared error on held-out rows in units of y's power of two. ``bands_off``
-    where some bands explain nothing, so that their λ is ∞. Derivatives raise ValueError: those of a fit are
-    `ridge_banded`'s at its ``lams``.
+    log evidence up to a constant, or the mean squared error on held-out rows in units of y's power of two.
+    ``bands_off`` where some bands explain nothing, so that their λ is ∞. Derivatives raise ValueError: those of a fit
+    are `ridge_banded`'s at its ``lams``.
     Equals what ``himalaya.ridge.GroupRidgeCV`` approximates by random draws.
 
     >>> import jax, jax.numpy as jnp, jaxridge as jxr
