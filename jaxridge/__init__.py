@@ -69,12 +69,14 @@ from jaxridge.optimize import (
     Solution,
     Subproblem,
     TrustRegion,
+    Tuned,
     least_squares,
     least_squares_batch,
     least_squares_path,
     losses,
     minimize,
     trust_region_subproblem,
+    tune,
 )
 from jaxridge.select import Choice, Path
 
@@ -103,6 +105,7 @@ __all__ = [
     "Subproblem",
     "TikhonovFit",
     "TrustRegion",
+    "Tuned",
     "kernel_posterior",
     "kernel_ridge",
     "kernel_ridge_cv",
@@ -139,4 +142,5 @@ __all__ = [
     "tikhonov_residual",
     "trust_region_subproblem",
     "tsvd",
+    "tune",
 ]

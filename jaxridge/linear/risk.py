@@ -271,8 +271,9 @@ def condition_number(X: Any, lam: Any = 0.0, *, intercept: bool = True, standard
 def variance_inflation(X: Any, lam: Any = 0.0) -> Float[Array, " d"]:
     """VIF of each column: Var ŵⱼ over what it would be at λ = 0 were column j orthogonal to the others.
 
-    n·varⱼ (CCᵀ)ⱼⱼ with the letters of `jaxridge.ridge_inference`, λ on standardised columns; at λ = 0 it is 1/(1 − Rⱼ²),
-    Rⱼ² that of column j on the others. Equals ``variance_inflation_factor`` of ``statsmodels`` with a constant.
+    n·varⱼ (CCᵀ)ⱼⱼ with the letters of `jaxridge.ridge_inference`, λ on standardised columns; at λ = 0 it is
+    1/(1 − Rⱼ²), Rⱼ² that of column j on the others.
+    Equals ``variance_inflation_factor`` of ``statsmodels`` with a constant.
 
     >>> import jax.numpy as jnp
     >>> from jaxridge.linear import risk
