@@ -28,10 +28,11 @@ ORDER = (
     "__init__",
     "plot",
     "plot_shapes",
+    "plot_bayes",
     "cli",
     "__main__",
 )
-EDGES = {"plot", "plot_shapes", "cli", "__main__"}
+EDGES = {"plot", "plot_shapes", "plot_bayes", "cli", "__main__"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "equinox", "lineax", "jaxtyping", "optax", "numpy", "jaxridge"}
 
 
@@ -146,6 +147,7 @@ PUBLIC = (
     "optimize.losses",
     "inverse.testproblems",
     "plot",
+    "plot_bayes",
     "plot_shapes",
 )
 
