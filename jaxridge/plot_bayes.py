@@ -128,5 +128,5 @@ def bands(fit: BandedFit, X: Any, y: Any, ax: "Axes", *, names: Any = None) -> "
     ax.axhline(0, color="0.4", linewidth=0.8)
     ax.set_xlabel("target")
     ax.set_ylabel("R² by band")
-    ax.legend()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 4))
     return ax
