@@ -19,6 +19,7 @@ from jaxridge.inverse import (
     tsvd,
 )
 from jaxridge.kernel_methods import (
+    BandedKernelFit,
     Iterative,
     KernelFit,
     Machine,
@@ -26,6 +27,8 @@ from jaxridge.kernel_methods import (
     Posterior,
     kernel_posterior,
     kernel_ridge,
+    kernel_ridge_banded,
+    kernel_ridge_banded_cv,
     kernel_ridge_cv,
     kernel_ridge_path,
     kernel_ridge_score,
@@ -84,6 +87,7 @@ from jaxridge.select import Choice, Path
 __all__ = [
     "RESULTS",
     "BandedFit",
+    "BandedKernelFit",
     "Choice",
     "Diagonal",
     "Direct",
@@ -108,6 +112,8 @@ __all__ = [
     "Tuned",
     "kernel_posterior",
     "kernel_ridge",
+    "kernel_ridge_banded",
+    "kernel_ridge_banded_cv",
     "kernel_ridge_cv",
     "kernel_ridge_path",
     "kernel_ridge_score",

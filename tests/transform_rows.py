@@ -390,6 +390,12 @@ def kernel_wing():
 
         return fn
 
+    def banded(points, y, lams, scale, **more):
+        found = jxr.kernel_ridge_banded(points, y, lams, kernels=[RBF(scale), jxr.kernels.Linear()], **more)
+        return *read(found, "dual_coef intercept"), found.predict(1.1 * points[:3])
+
+    args = {name: x for name, x in live.items() if name != "lam"} | {"lams": np.array([0.5, 2.0])}
+    add("kernel_ridge_banded", "kernel_ridge_banded", banded, args)
     args = live | {"noise": np.array(0.5)}
     add("kernel_posterior", "kernel_posterior", posterior(None), args)
     add("kernel_posterior eigen", "kernel_posterior", posterior(K.Eigen()), args)
