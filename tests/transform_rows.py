@@ -120,7 +120,7 @@ def linear():
     add("ridge_posterior evidence", "ridge_posterior", chosen, args, refused={SECOND: r"select\.exact"}, rtol=1e-5)
 
     def expected(coef, noise, lams):
-        found = jxr.ridge_risk(WIDE, coef, noise, lams, penalty=WIDE_P)
+        found = jxr.ridge_risk(WIDE.astype(coef.dtype), coef, noise, lams, penalty=WIDE_P)
         return read(found, "bias2 variance mse prediction_bias2 prediction_variance prediction_risk dof")
 
     args = {"coef": np.cos(np.arange(11.0)), "noise": np.array(0.5), "lams": LAMS[1:4]}

@@ -32,8 +32,8 @@ __all__ = ["BandedKernelFit", "kernel_ridge_banded", "kernel_ridge_banded_cv"]
 class BandedKernelFit(Model):
     """A model of several kernels: ``predict(X) = Σ_g kernel_g(X, points) @ dual_coef / lams[g] + intercept``.
 
-    ``dual_coef`` (n,) or (n, t), ``intercept`` () or (t,), ``lams`` (G,) or (G, t), ``result``, and ``score_found`` what
-    a search made least.
+    ``dual_coef`` (n,) or (n, t), ``intercept`` () or (t,), ``lams`` (G,) or (G, t) and ``result``; ``score_found`` is
+    what a search made least.
     """
 
     kernels: tuple[Kernel, ...]
@@ -70,8 +70,8 @@ def kernel_ridge_banded(
         points, y, intercept, weights: those of `jaxridge.kernel_ridge`.
         lams: (G,), or (G, t) for a set for each target, > 0; ∞ leaves a kernel out. kernels: G of `jaxridge.kernels`.
 
-    Returns a `BandedKernelFit`. NaN and a code for bad values. Derivatives of every order in points, y, λs, weights
-    and the numbers of the kernels. Equals `jaxridge.kernel_ridge` at λ = 1 with the kernel Σ k_g/λ_g, and
+    Returns a `BandedKernelFit`. NaN and a code for bad values. Derivatives of every order in points, y, λs,
+    weights and the numbers of the kernels. Equals `jaxridge.kernel_ridge` at λ = 1 with the kernel Σ k_g/λ_g, and
     ``himalaya.kernel_ridge.WeightedKernelRidge`` at ``deltas`` = −log λ.
 
     >>> import jax.numpy as jnp, jaxridge as jxr
@@ -100,7 +100,7 @@ def kernel_ridge_banded_cv(
 ) -> BandedKernelFit:
     """`kernel_ridge_banded` with the λ of every kernel and target that a search finds, as `jaxridge.ridge_banded_cv`.
 
-    Args: those of `kernel_ridge_banded`; search: ``searches.evidence()``, ``descent()`` or ``random_search(key, lams)``.
+    Args: those of `kernel_ridge_banded`; search: ``searches.evidence()``, ``descent()`` or ``random_search(...)``.
 
     Returns a `BandedKernelFit`, with ``bands_off`` where kernels explain nothing. Derivatives raise ValueError.
     Equals what ``himalaya.kernel_ridge.MultipleKernelRidgeCV`` approximates.
