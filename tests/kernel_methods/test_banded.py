@@ -36,6 +36,7 @@ def test_a_fit_is_that_of_the_summed_kernel(intercept):
     assert np.all(fit.result == jxr.RESULTS.successful)
 
 
+@pytest.mark.whole
 def test_bands_of_columns_are_linear_kernels():
     x, y, weights = data(9)
     wide = np.concatenate([x, np.sin(7 * x), np.cos(5 * x), x**2], axis=1)
@@ -48,6 +49,7 @@ def test_bands_of_columns_are_linear_kernels():
         np.testing.assert_allclose(fit.predict(wide), linear.predict(wide), rtol=1e-7)
 
 
+@pytest.mark.whole
 def test_a_kernel_that_explains_nothing_is_left_out():
     x, _, _ = data(40)
     y = 2.0 * x[:, 0] + 0.1 * np.random.default_rng(1).standard_normal(40)

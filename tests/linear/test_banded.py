@@ -47,7 +47,7 @@ def test_a_fit_against_normal_equations(shape):
     np.testing.assert_allclose(same.coef, one.coef, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["wide", pytest.param("tall", marks=pytest.mark.whole)])
 def test_what_a_target_says_of_its_lams(shape):
     """Misfit, penalties, degrees of freedom, determinant and held-out residuals against dense formulas and refits."""
     X, y, weights, penalty, group = problem(*SHAPES[shape])
@@ -87,6 +87,7 @@ def banded_data(n=60, d=12, t=6, seed=3, noise=0.5):
     return X, X @ w + noise * rng.standard_normal((n, t)), group
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("shape", [(60, 12), (25, 40)], ids=["tall", "wide"])
 def test_evidence_ends_where_it_is_stationary(shape):
     """After Newton: no slope in any log λ, and less than anywhere around; a band that is off would only lose there."""
@@ -131,6 +132,7 @@ def held_out_error(X, y, lams, group, folds=5):
     return losses.mean(axis=0)
 
 
+@pytest.mark.whole
 def test_descent_and_random_draws_say_what_refits_say():
     X, y, group = banded_data()
     scale = np.asarray(prepared(make_design(X, y)).y_scale) ** 2
@@ -158,6 +160,7 @@ def test_group_ridge_of_himalaya():
     np.testing.assert_allclose(fit.predict(X), theirs.predict(X), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_units_and_offsets(dtype):
     X, y, group = banded_data()

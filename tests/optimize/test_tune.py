@@ -36,6 +36,7 @@ def test_log_lams_of_columns_against_scipy():
     assert mean.score.shape == (3,)
 
 
+@pytest.mark.whole
 def test_every_target_has_its_own():
     X, y = data()
     found = jxr.tune(
@@ -57,6 +58,7 @@ def test_several_starts_find_the_lower_of_two_minima():
     assert found.scores.shape == (101, 6)
 
 
+@pytest.mark.whole
 def test_a_kernel_and_lam_by_evidence():
     X, y = data()
     X, y = X[:, :1], jnp.sin(2.0 * X[:, :1]) + 0.1 * y
