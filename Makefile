@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training corners notebooks bench accelerator clean
+.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training corners bayes notebooks bench accelerator clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -40,6 +40,10 @@ training: .venv/installed-dev
 # Margins and corners in every derivative, unit and dtype, of which `make test` judges one of each kind.
 corners: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/kernel_methods/test_svm.py --whole
+
+# Posteriors, risk, bands and tuning, every row, of which `make test` judges one of each kind.
+bayes: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/linear/test_bayes.py tests/linear/test_banded.py tests/linear/test_risk.py tests/linear/test_sensors.py tests/optimize/test_tune.py tests/kernel_methods/test_banded.py --whole
 
 # The suite with the oldest and the newest JAX that is promised, each in an environment of its own.
 test-oldest: JAX := jax==0.8.0 jaxlib==0.8.0

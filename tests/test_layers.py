@@ -28,11 +28,12 @@ ORDER = (
     "__init__",
     "plot",
     "plot_shapes",
+    "plot_bayes",
     "distributed",
     "cli",
     "__main__",
 )
-EDGES = {"plot", "plot_shapes", "distributed", "cli", "__main__"}
+EDGES = {"plot", "plot_shapes", "plot_bayes", "distributed", "cli", "__main__"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "equinox", "lineax", "jaxtyping", "optax", "numpy", "jaxridge"}
 
 
@@ -148,6 +149,7 @@ PUBLIC = (
     "optimize.losses",
     "inverse.testproblems",
     "plot",
+    "plot_bayes",
     "plot_shapes",
 )
 

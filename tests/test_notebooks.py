@@ -23,6 +23,9 @@ FIGURES = {
     "09_few_shot_heads": 1,
     "10_margins_and_losses": 3,
     "11_sphere_and_diamond": 2,
+    "12_bias_variance_prior": 2,
+    "13_collinear_sensors": 2,
+    "14_a_lam_for_every_band": 1,
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = ("02_ridge_head", "03_curve_fitting")  # `make notebooks` runs them all

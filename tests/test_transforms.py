@@ -485,7 +485,8 @@ def test_every_public_verb_has_a_row_in_the_table_of_transforms():
     rows = {row.verb.rpartition(".")[2] for wing in ROWS.values() for row in wing.values()}
     parts = {"init", "update", "merge", "collect"}  # of a stream, in the rows of what ends one
     drawn = {"uniform", "leverage"}  # centres of features
-    others = {"load", "save", "ridge_inference"}  # files, and what refuses every derivative (linear/test_inference)
+    # Files, and what refuses every derivative (linear/test_inference, linear/test_banded, optimize/test_tune).
+    others = {"load", "save", "ridge_inference", "ridge_banded_cv", "kernel_ridge_banded_cv", "tune"}
     solvers = {"cholesky", "products", "qr", "dogleg", "steihaug", "exact", "gauss_newton", "full_hessian"}
     assert public - rows - parts - drawn - others - solvers == set()
 

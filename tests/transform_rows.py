@@ -116,6 +116,37 @@ def linear():
     )
     dof = lambda X, y, lam, weights, penalty: jxr.ridge(X, y, lam, weights=weights, penalty=penalty).dof  # noqa: E731
     add("ridge dof", "ridge", dof, both, flat=("y",), refused={}, still=())
+
+    def posterior(names, **options):
+        def fn(X, y, lam=None, **more):
+            found = jxr.ridge_posterior(X, y, lam, **options, **more)
+            new = 1.1 * X[:3] + 0.2
+            return *read(found, names), found.predict(new), found.variance(new), found.covariance_times(new[0])
+
+        return fn
+
+    add("ridge_posterior tall", "ridge_posterior", posterior("coef sd noise prior"), both)
+    args = wide | {"noise": np.array(0.5)}
+    add("ridge_posterior wide", "ridge_posterior", posterior("coef sd prior"), args)
+    args = {"X": X, "y": Y, "weights": W}
+    chosen = posterior("lam coef sd noise log_evidence")
+    add("ridge_posterior evidence", "ridge_posterior", chosen, args, refused={SECOND: r"select\.exact"}, rtol=1e-5)
+
+    def expected(coef, noise, lams):
+        found = jxr.ridge_risk(WIDE.astype(coef.dtype), coef, noise, lams, penalty=WIDE_P)
+        return read(found, "bias2 variance mse prediction_bias2 prediction_variance prediction_risk dof")
+
+    args = {"coef": np.cos(np.arange(11.0)), "noise": np.array(0.5), "lams": LAMS[1:4]}
+    row("linear", "ridge_risk", "ridge_risk", expected, args, lam="lams", bad="coef")
+
+    def banded(X, y, lams, **more):
+        found = jxr.ridge_banded(X, y, lams, groups=[j % 2 for j in range(X.shape[1])], **more)
+        return *read(found, "coef intercept rss"), found.predict_bands(1.1 * X[:2])
+
+    lams = np.array([0.4, 2.5])
+    add("ridge_banded tall", "ridge_banded", banded, {"X": X, "y": Y, "lams": lams, "weights": W, "penalty": P})
+    args = {"X": WIDE, "y": np.stack([WIDE_Y, WIDE_Y**2], 1), "lams": np.stack([lams, 1.3 * lams[::-1]], 1)}
+    add("ridge_banded wide, targets", "ridge_banded", banded, args)
     score = lambda rule: lambda X, y, lam, weights: jxr.ridge_score(X, y, lam, rule=rule, weights=weights)  # noqa: E731
     once = {"X": X, "y": Y, "lam": LAM, "weights": W}
     twice = r"select\.exact"
@@ -389,6 +420,12 @@ def kernel_wing():
 
         return fn
 
+    def banded(points, y, lams, scale, **more):
+        found = jxr.kernel_ridge_banded(points, y, lams, kernels=[RBF(scale), jxr.kernels.Linear()], **more)
+        return *read(found, "dual_coef intercept"), found.predict(1.1 * points[:3])
+
+    args = {name: x for name, x in live.items() if name != "lam"} | {"lams": np.array([0.5, 2.0])}
+    add("kernel_ridge_banded", "kernel_ridge_banded", banded, args)
     args = live | {"noise": np.array(0.5)}
     add("kernel_posterior", "kernel_posterior", posterior(None), args)
     add("kernel_posterior eigen", "kernel_posterior", posterior(K.Eigen()), args)

@@ -15,8 +15,8 @@ class RESULTS(eqx.Enumeration):
     """Outcome of one problem. Compare with ``==``; printing it, or ``RESULTS[item]``, gives the message.
 
     Only ``successful``, ``rank_deficient``, ``unresolved``, ``nearly_dependent``, ``max_products``,
-    ``residual_floor``, ``unreachable_residual``, ``trivial_residual``, ``open_gap``, ``not_unique``, ``at_kink`` and
-    ``undetermined_intercept`` come with finite numbers.
+    ``residual_floor``, ``unreachable_residual``, ``trivial_residual``, ``prior_only``, ``perfect_fit``, ``bands_off``,
+    ``open_gap``, ``not_unique``, ``at_kink`` and ``undetermined_intercept`` come with finite numbers.
 
     >>> import jaxridge as jxr, jax.numpy as jnp
     >>> fit = jxr.ridge(jnp.eye(3), jnp.ones(3), -1.0)
@@ -73,6 +73,18 @@ class RESULTS(eqx.Enumeration):
     trivial_residual = (
         "The residual is smaller than asked even for the smoothest x, so lam is infinite. Is the noise level too high, "
         "or is there no signal?"
+    )
+    prior_only = (
+        "The evidence is largest at lam = infinity: noise alone explains y as well as the penalised columns do, so "
+        "that their coefficients and the variance of their prior are 0."
+    )
+    perfect_fit = (
+        "The penalised columns explain y to rounding, and the evidence is largest without noise: lam and noise are 0. "
+        "Pass noise where it is known."
+    )
+    bands_off = (
+        "Some bands explain no more of y than noise would: their lam is infinite and their coefficients are 0. Look at "
+        "lams for which."
     )
     path_ended = "The path was followed to a larger lam only. Raise max_knots, or make this lam a part of lams."
     open_gap = (

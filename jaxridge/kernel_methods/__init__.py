@@ -1,5 +1,6 @@
 """Kernel ridge regression: the verbs, the factors of a kernel matrix, and what does without one."""
 
+from jaxridge.kernel_methods.banded import BandedKernelFit, kernel_ridge_banded, kernel_ridge_banded_cv
 from jaxridge.kernel_methods.fit import KernelFit
 from jaxridge.kernel_methods.iterative import Iterative
 from jaxridge.kernel_methods.kernel_ridge import kernel_ridge, kernel_ridge_cv, kernel_ridge_path, kernel_ridge_score
@@ -10,6 +11,7 @@ from jaxridge.kernel_methods.spectrum import Cholesky, Eigen, KernelSpectrum, Mi
 from jaxridge.kernel_methods.svm import svm, svm_cv, svm_path
 
 __all__ = [
+    "BandedKernelFit",
     "Cholesky",
     "Eigen",
     "Iterative",
@@ -23,6 +25,8 @@ __all__ = [
     "from_kernel",
     "kernel_posterior",
     "kernel_ridge",
+    "kernel_ridge_banded",
+    "kernel_ridge_banded_cv",
     "kernel_ridge_cv",
     "kernel_ridge_path",
     "kernel_ridge_score",

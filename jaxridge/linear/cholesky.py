@@ -64,7 +64,7 @@ class Cholesky(LinearFactored):
     def _lost(self, lam: Float[Array, " c"]) -> Bool[Array, " t"]:
         """Whether rounding alone may change the coefficients by more than their twentieth part (`rounding`)."""
         form, L = self.form, self._lower(lam)
-        solved, least = self._solved(L), jax.vmap(_least_eigenvalue)(L)
+        solved, least = self._solved(L), jax.vmap(least_eigenvalue)(L)
         largest, size = jnp.sqrt(jnp.linalg.norm(self.gram)), jnp.linalg.norm(solved, axis=0)
         if self.problem.wide:
             growth = rounding.of_wide_gram(largest, least, size, jnp.linalg.norm(matmul(form.X.T, solved), axis=0))
@@ -83,7 +83,7 @@ class Cholesky(LinearFactored):
         largest = jnp.linalg.norm(scaled, axis=(1, 2))  # ≥ √‖H‖
         size = jnp.linalg.norm(root.T * solved, axis=0)
         back = safe_divide(size, jnp.min(root, axis=1, initial=jnp.inf) * jnp.linalg.norm(solved, axis=0))
-        return back * rounding.of_tall_gram(largest, jax.vmap(_least_eigenvalue)(scaled), target, size)
+        return back * rounding.of_tall_gram(largest, jax.vmap(least_eigenvalue)(scaled), target, size)
 
     def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]."""
@@ -141,7 +141,7 @@ class Cholesky(LinearFactored):
         )
 
 
-def _least_eigenvalue(L: Float[Array, "m m"]) -> Scalar:
+def least_eigenvalue(L: Float[Array, "m m"]) -> Scalar:
     """That of LLᵀ from above, by two steps of inverse iteration from where L is smallest (LINPACK's estimate)."""
     if L.shape[0] == 0:
         return jnp.ones((), L.dtype)

@@ -19,6 +19,7 @@ from jaxridge.optimize.least_squares import (
     steihaug,
 )
 from jaxridge.optimize.trust_region import Subproblem, trust_region_subproblem
+from jaxridge.optimize.tune import Tuned, tune
 from jaxridge.optimize.uncertainty import Uncertainty, uncertainty
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Solution",
     "Subproblem",
     "TrustRegion",
+    "Tuned",
     "Uncertainty",
     "cholesky",
     "dogleg",
@@ -41,5 +43,6 @@ __all__ = [
     "qr",
     "steihaug",
     "trust_region_subproblem",
+    "tune",
     "uncertainty",
 ]

@@ -100,11 +100,12 @@ class MarginalLikelihood(eqx.Module):
     """Minus the log evidence of λ; see `marginal_likelihood`."""
 
     noise: Array | None
+    restricted: bool = eqx.field(static=True, default=True)
 
     leverages: ClassVar[bool] = False
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
-        m, norm = problem.rows() - problem.free, factored.squared_norm(lam)
+        m, norm = problem.rows() - (problem.free if self.restricted else 0), factored.squared_norm(lam)
         # λ‖w‖² vanishes as λ grows without bound.
         misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, jnp.atleast_1d(lam) * jnp.where(norm == 0, 0.0, norm))
         if self.noise is None:
@@ -114,13 +115,14 @@ class MarginalLikelihood(eqx.Module):
         return 0.5 * (m * jnp.log(2.0 * jnp.pi * noise) + misfit / noise + jnp.atleast_1d(factored.logdet(lam)))
 
 
-def marginal_likelihood(noise: Any = None) -> MarginalLikelihood:
+def marginal_likelihood(noise: Any = None, *, restricted: bool = True) -> MarginalLikelihood:
     """Minus the log marginal likelihood, −log p(y | λ): the evidence, smaller is more probable.
 
     ½(m log 2πσ² + (rss + λ‖w‖²)/σ² + log det(I + K/λ)),  with m = n − q observations beyond the unpenalised columns
     (restricted likelihood), K = XXᵀ or the kernel matrix, and coefficients of prior precision λ/σ². ``noise`` is the
     variance σ², for all targets or one each (t,); None takes the most probable one, (rss + λ‖w‖²)/m. Constants of
     weights and of unpenalised columns other than the intercept are left out. `evidence` is ``marginal_likelihood()``.
+    With ``restricted=False`` m = n, as in ``sklearn.linear_model.BayesianRidge``.
 
     Equals minus ``log_marginal_likelihood`` of ``sklearn.gaussian_process`` with the kernel σ²/λ · k + white noise σ²
     if there is no intercept. MacKay (1992), Neural Computation 4, 415; Harville (1974), Biometrika 61, 383.
@@ -131,7 +133,7 @@ def marginal_likelihood(noise: Any = None) -> MarginalLikelihood:
     >>> print(choice.scores.round(4))
     [8.781]
     """
-    return MarginalLikelihood(None if noise is None else as_floats("noise", noise, (0, 1)))
+    return MarginalLikelihood(None if noise is None else as_floats("noise", noise, (0, 1)), bool(restricted))
 
 
 evidence = marginal_likelihood()
