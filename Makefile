@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training corners bayes notebooks bench accelerator clean
+.PHONY: sweep test test-oldest test-newest census fits contract transforms golden training corners bayes notebooks bench accelerator docs clean
 
 sweep: .venv/installed-cli
 	$(BIN)/jaxridge sweep --plot ridge-path.png
@@ -74,6 +74,11 @@ bench: .venv/installed-bench
 # On whatever device JAX has, against the CPU, in eight minutes at most; bench/results/ keeps the table.
 accelerator: .venv/installed-bench
 	$(BIN)/python bench/accelerator.py
+
+# The pages of docs/ with the reference from the docstrings, in site/.
+docs: .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/mkdocs build --quiet
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
