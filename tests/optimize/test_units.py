@@ -128,11 +128,25 @@ def test_minimize_in_any_units(size):
     np.testing.assert_allclose(found.value, [1.0, 1.0], rtol=1e-8)
 
 
-@pytest.mark.parametrize("loss", ["huber", "soft_l1"])
-def test_a_large_residual_under_a_robust_loss(loss):
-    found = jxr.least_squares(lambda x, _: x**2 + 5.0, jnp.array([2.0]), loss=getattr(losses, loss))
+@pytest.mark.parametrize("solver", ["LM", "TR"])
+@pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy", "arctan"])
+def test_a_large_residual_under_a_robust_loss(loss, solver):
+    fn, x0, _ = STATIONARY["square"]
+    found = jxr.least_squares(fn, jnp.array(x0), 5.0, loss=getattr(losses, loss), solver=SOLVERS[solver])
     assert found.success
     np.testing.assert_allclose(found.value, 0.0, atol=1e-7)
+    assert found.residual_evaluations <= 20
+
+
+@pytest.mark.parametrize("solver", ["LM", "TR"])
+@pytest.mark.parametrize(("bounds", "answer"), [((-1.0, 3.0), 0.0), ((0.5, 3.0), 0.5), ((-4.0, 2.0), 0.0)])
+def test_a_large_residual_within_bounds(bounds, answer, solver):
+    fn, x0, _ = STATIONARY["square"]
+    found = jxr.least_squares(fn, jnp.array(x0), 5.0, bounds=bounds, solver=SOLVERS[solver])
+    assert found.success
+    np.testing.assert_allclose(found.value, answer, atol=1e-7)
+    assert bool(found.active[0]) == (answer == 0.5)
+    assert found.residual_evaluations <= 15
 
 
 def test_problems_of_each_number_of_parameters_are_known():
