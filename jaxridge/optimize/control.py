@@ -139,9 +139,10 @@ class TrustRegion(eqx.Module):
         return radius, jnp.ones((), bool)
 
     def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Array, Array]:
-        """The step, and twice whether it ended inside the radius."""
+        """The step, and twice whether it ended inside the radius: by its multiplier too, where it has one, for a step
+        within a tiny radius may round to nothing."""
         step = self.step(model, d, control[0])
-        inside = jnp.sqrt(total(jnp.square(d * step.p))) <= 0.99 * control[0]
+        inside = (jnp.sqrt(total(jnp.square(d * step.p))) <= 0.99 * control[0]) & (step.mu <= 0)
         return step, inside, inside
 
     def update(self, control: Control, shown: Shown) -> Control:
