@@ -178,6 +178,23 @@ def first_order_only(frozen: Any, live: Any, message: str | None) -> Any:
     return _guard(message)(frozen, live)
 
 
+def without_derivatives(tree: Any, message: str) -> Any:
+    """The arrays of a tree as they are; whoever differentiates them gets a ``ValueError`` with ``message``."""
+    refuse = _refusal(message)
+    return jax.tree.map(lambda x: refuse(x) if eqx.is_inexact_array(x) else x, tree)
+
+
+@lru_cache(maxsize=64)
+def _refusal(message: str) -> Callable[[Array], Array]:
+    refuse = jax.custom_jvp(lambda x: x)
+
+    @refuse.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        raise ValueError(message)
+
+    return refuse
+
+
 @lru_cache(maxsize=64)
 def _guard(message: str | None) -> Callable[[Any, Any], Any]:
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxridge.core.checks import as_floats, as_points
 from jaxridge.core.factored import Model
-from jaxridge.core.implicit import map_with_rules
+from jaxridge.core.implicit import map_with_rules, without_derivatives
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
 from jaxridge.core.results import RESULTS, first_failure, override
 from jaxridge.core.rows import same_kind
@@ -27,6 +27,11 @@ from jaxridge.linear.bands import Rows
 from jaxridge.linear.searches import Search, evidence
 
 __all__ = ["BandedKernelFit", "kernel_ridge_banded", "kernel_ridge_banded_cv"]
+
+
+NO_DERIVATIVES = (
+    "kernel_ridge_banded_cv has no derivatives: pass the lams that it found to jaxridge.kernel_ridge_banded."
+)
 
 
 class BandedKernelFit(Model):
@@ -202,23 +207,9 @@ def _fit(problem: KernelProblem, kernels: tuple[Kernel, ...], form: Prepared, la
     return BandedKernelFit(kernels, problem.points, alpha, b, columns, result)
 
 
-@jax.custom_jvp
-def _undifferentiated(x: Array) -> Array:
-    """x, of which nothing may be differentiated."""
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
-        "kernel_ridge_banded_cv has no derivatives: pass the lams that it found to jaxridge.kernel_ridge_banded."
-    )
-
-
 @eqx.filter_jit
 def _banded_cv(problem: KernelProblem, kernels: tuple[Kernel, ...], search: Search) -> BandedKernelFit:
-    still = lambda x: _undifferentiated(x) if eqx.is_inexact_array(x) else x  # noqa: E731
-    problem, kernels = jax.tree.map(still, (problem, kernels))
+    problem, kernels = without_derivatives((problem, kernels), NO_DERIVATIVES)
     form = _prepared(problem, kernels)
     count = jnp.asarray(problem.rows() - problem.free, form.y.dtype)
     usable = jnp.isfinite(form.K).all() & jnp.all(jnp.isfinite(form.y), axis=0)

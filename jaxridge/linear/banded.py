@@ -17,7 +17,7 @@ from jax.scipy.linalg import cho_solve
 
 from jaxridge.core.checks import as_floats, names_of
 from jaxridge.core.factored import Model
-from jaxridge.core.implicit import map_with_rules
+from jaxridge.core.implicit import map_with_rules, without_derivatives
 from jaxridge.core.numbers import exponent, inner, matmul, poison, power_of_two, safe_divide
 from jaxridge.core.results import RESULTS, first_failure, override
 from jaxridge.core.types import Array, Bool, Float
@@ -30,6 +30,11 @@ from jaxridge.linear.fit import in_order, predict
 from jaxridge.linear.searches import Search, evidence
 
 __all__ = ["BandedFit", "ridge_banded", "ridge_banded_cv"]
+
+
+NO_DERIVATIVES = (
+    "ridge_banded_cv has no derivatives: pass the lams that it found to jaxridge.ridge_banded for those of the fit."
+)
 
 
 class Bands(NamedTuple):
@@ -317,22 +322,9 @@ def _checks(problem: Design) -> tuple[tuple[Array, Any], ...]:
     )
 
 
-@jax.custom_jvp
-def _undifferentiated(x: Array) -> Array:
-    """x, of which nothing may be differentiated."""
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
-        "ridge_banded_cv has no derivatives: pass the lams that it found to jaxridge.ridge_banded for those of the fit."
-    )
-
-
 @eqx.filter_jit
 def _banded_cv(data: Data, search: Search, terms: Terms, bands: Bands) -> BandedFit:
-    data = jax.tree.map(_undifferentiated, data)
+    data = without_derivatives(data, NO_DERIVATIVES)
     problem = design_of(data, terms)
     form = prepared(problem)
     count = jnp.asarray(problem.rows() - problem.free, form.y.dtype)

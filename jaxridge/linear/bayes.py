@@ -22,7 +22,7 @@ from jax.core import Tracer
 
 from jaxridge.core.checks import as_floats, as_key, as_lam, names_of
 from jaxridge.core.factored import Solver, as_solver
-from jaxridge.core.implicit import derived
+from jaxridge.core.implicit import derived, without_derivatives
 from jaxridge.core.numbers import matmul, poison, safe_sqrt
 from jaxridge.core.plan import whole
 from jaxridge.core.report import Record, table
@@ -39,6 +39,9 @@ from jaxridge.optimize.uncertainty import student
 from jaxridge.select.rules import MarginalLikelihood
 
 __all__ = ["RidgePosterior", "ridge_posterior"]
+
+
+NO_DERIVATIVES = "Samples of a posterior have no derivatives; differentiate predict, variance, coef or sd instead."
 
 
 class RidgePosterior(Record):
@@ -372,23 +375,12 @@ def _gain(factor: Factor, lam: Array, noise: Array, prior: Array) -> Float[Array
     return jnp.where(seen, noise[None, :] * _inverse(factor, lam), (prior / factor.scale / factor.scale)[None, :])
 
 
-@jax.custom_jvp
-def _undifferentiated(x: Array) -> Array:
-    """x, of which nothing may be differentiated."""
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError("Samples of a posterior have no derivatives; differentiate predict, variance, coef or sd instead.")
-
-
 @partial(jax.jit, static_argnames="count")
 def _sample(
     posterior: RidgePosterior, factored: Spectrum, key: Array, count: int, degrees: Scalar
 ) -> tuple[Array, Array]:
     """With x = Vᵀε for ε ~ N(0, I): D [τ(ε − Vx) + V diag(σ/√(s² + λ')) x], and what the unpenalised columns add."""
-    posterior, factored = jax.tree.map(_undifferentiated, (posterior, factored))
+    posterior, factored = without_derivatives((posterior, factored), NO_DERIVATIVES)
     factor, problem = factored.factor, factored.problem
     lam, noise, prior = posterior._columns()
     (d, r), t, dtype = (factor.unit.shape[0], factor.V.shape[1]), lam.shape[0], lam.dtype

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxridge import select
 from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver, as_solver
+from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.numbers import matmul, safe_divide
 from jaxridge.core.report import Record, table
 from jaxridge.core.results import messages
@@ -32,6 +33,12 @@ from jaxridge.linear.spectrum import Spectrum, from_design
 from jaxridge.optimize.uncertainty import student
 
 __all__ = ["Inference", "ridge_inference"]
+
+
+NO_DERIVATIVES = (
+    "ridge_inference has no derivatives: use jaxridge.ridge for those of coefficients, jaxridge.ridge_score for "
+    "those of a criterion."
+)
 
 
 class Inference(Record):
@@ -138,23 +145,9 @@ def ridge_inference(X: Any, y: Any, lam: Any, *, solver: Solver = from_design, *
     return dataclasses.replace(found, names=names_of(X))
 
 
-@jax.custom_jvp
-def _undifferentiated(x: Array) -> Array:
-    """x, of which nothing may be differentiated."""
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
-        "ridge_inference has no derivatives: use jaxridge.ridge for those of coefficients, jaxridge.ridge_score for "
-        "those of a criterion."
-    )
-
-
 @partial(jax.jit, static_argnames="terms")
 def _inference(data: Data, lam: Scalar, terms: Terms, solver: Solver) -> Inference:
-    data, lam = jax.tree.map(_undifferentiated, (data, lam))
+    data, lam = without_derivatives((data, lam), NO_DERIVATIVES)
     problem = design_of(data, terms)
     factored = solver.factor(problem)
     if not isinstance(factored, Spectrum):

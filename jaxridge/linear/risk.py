@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.checks import as_floats, as_function, as_key, as_lams
+from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.numbers import matmul, poison, safe_divide
 from jaxridge.core.plan import whole
 from jaxridge.core.report import Record
@@ -38,6 +39,9 @@ __all__ = [
     "simulated_risk",
     "variance_inflation",
 ]
+
+
+NO_DERIVATIVES = "ridge_risk has derivatives in coef, noise and lams alone; pass X, weights and penalty as they are."
 
 
 class RidgeRisk(Record):
@@ -124,21 +128,8 @@ class Parts(NamedTuple):
         return jnp.sum(bias * bias, axis=0), variance, of_rows, jnp.sum(f * f, axis=0) * self.noise
 
 
-@jax.custom_jvp
-def _undifferentiated(x: Array) -> Array:
-    """x, of which nothing may be differentiated."""
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
-        "ridge_risk has derivatives in coef, noise and lams alone; pass X, weights and penalty as they are."
-    )
-
-
 def _parts(data: Data, coef: Array, noise: Array, terms: Terms, filter: Filter) -> tuple[Parts, Any]:
-    problem = design_of(jax.tree.map(_undifferentiated, data), terms)
+    problem = design_of(without_derivatives(data, NO_DERIVATIVES), terms)
     factored = from_design.factor(problem)
     factor, r = factored.factor, factored.factor.V.shape[1]
     kept = jnp.array([j for j in range(coef.shape[0]) if j not in terms.unpenalized], int)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxridge.core.checks import as_function, as_key
+from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.plan import whole
 from jaxridge.core.report import Record
 from jaxridge.core.results import RESULTS, first_failure
@@ -21,6 +22,9 @@ from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
 
 __all__ = ["Tuned", "tune"]
+
+
+NO_DERIVATIVES = "tune has no derivatives; jaxridge.minimize gives an optimum that is differentiable."
 
 
 class Tuned(Record):
@@ -118,17 +122,6 @@ def _positions(start: Any, starts: int, spread: float, key: Any) -> Any:
     return jax.tree.unflatten(tree, [one(leaf, key) for leaf, key in zip(leaves, keys, strict=True)])
 
 
-@jax.custom_jvp
-def _undifferentiated(x: Array) -> Array:
-    """x, of which nothing may be differentiated."""
-    return x
-
-
-@_undifferentiated.defjvp
-def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError("tune has no derivatives; jaxridge.minimize gives an optimum that is differentiable.")
-
-
 @eqx.filter_jit
 def _tune(
     score: Callable[..., Array],
@@ -207,5 +200,5 @@ def _tune(
         shape=small.shape,
     )
     history = jnp.moveaxis(history, 0, 1)
-    value, each, history, size = jax.tree.map(_undifferentiated, (value, each, history, size))
+    value, each, history, size = without_derivatives((value, each, history, size), NO_DERIVATIVES)
     return Tuned(value, each, history, index, size, result)

@@ -86,8 +86,8 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     tau = tau + jnp.finfo(x.dtype).tiny * jnp.eye(n, dtype=x.dtype)
     L = jnp.linalg.cholesky(scaled + tau + held, symmetrize_input=False)
     positive = jnp.all(jnp.isfinite(jnp.diagonal(L)))
-    # Where a perfect fit leaves a part of J to rounding nothing is missed.
     factor = _factor(objective, state, stored)
+    # Where a perfect fit leaves a part of J to rounding nothing is missed.
     dependent = isinstance(factor, steps.Triangle) and ~factor.independent()
     lost = state.told & dependent & every(free) & ~loop.hazy(state)
     margin = jnp.where(lost, jnp.sqrt(eps) * jnp.eye(n, dtype=x.dtype), tau)
