@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxridge import inverse
 from jaxridge.linear.design import column_sd
 from jaxridge.linear.fit import Fit
+from jaxridge.plot_axis import FONT, finish, log_axis, mark_ends, name_starts
 from jaxridge.select.choice import Choice, Path
 
 __all__ = ["COLOURS", "STYLE", "dof", "figure", "formats", "images", "l_curve", "path", "picard", "scores"]
@@ -22,8 +23,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 STYLES = ("-", "--", "-.", ":")
 LABELLED = 10  # more names cannot be read beside one panel
 ABREAST = 4  # more targets cannot be read beside each other
-FONT, LEADER = 9.5, 16  # of names beside curves and the lines to them, in points
-LETTERS = 20  # of a long name
 RANGE = 30  # the ratio beyond which scores stand on a log axis
 MARKS = "osD^vP*"
 STYLE = {
@@ -57,7 +56,7 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     ['c', 'b', 'a']
     """
     _of_kind(model, Fit, "ridge_path")
-    axis = _log_axis(model.lams, target)
+    axis = log_axis(model.lams, target)
     design, every = model.factored.problem, np.asarray(model.coef)
     every = every if every.ndim == 2 else every[:, :, target]
     if design.terms.standardize:
@@ -72,13 +71,13 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     for i, j in enumerate(ranked[:LABELLED]):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
         ax.plot(lams, coef[:, j], color=colour, linestyle=style, linewidth=1.8, zorder=3)
-        _mark_ends(ax, axis, every[:, j], color=colour)
+        mark_ends(ax, axis, every[:, j], color=colour)
         start = next((index for index, _, name in axis.ends if name == "0"), axis.order[0])
         labels.append((every[start, j], str(names[j]), colour))
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    _finish(ax, axis, lam)
+    finish(ax, axis, lam)
     ax.set_ylabel("coefficient × column sd" if design.terms.standardize else "coefficient")
-    _name_starts(ax, axis, labels)
+    name_starts(ax, axis, labels)
     if len(ranked) > LABELLED:
         note = f"the {LABELLED} largest of {len(ranked)} by name"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -112,7 +111,7 @@ def scores(
     >>> plot.scores(choice, Figure().subplots(), root=True).get_ylabel()
     'RMSE'
     """
-    axis = _log_axis(choice.lams, target or 0)
+    axis = log_axis(choice.lams, target or 0)
     order, lams = axis.order, axis.lams
 
     def column(values: Any) -> np.ndarray:
@@ -128,7 +127,7 @@ def scores(
     if choice.spread is not None and (choice.spread.ndim == 1 or target is not None):
         spread, colour = column(choice.spread)[order], curve.get_color()
         ax.fill_between(lams, shown(mean - spread), shown(mean + spread), color=colour, alpha=0.12, linewidth=0)
-    _mark_ends(ax, axis, shown(every), color=curve.get_color())
+    mark_ends(ax, axis, shown(every), color=curve.get_color())
     if not np.isnan(every).all():
         least = int(np.nanargmin(every))
         at = axis.place(
@@ -136,7 +135,7 @@ def scores(
         )
         dot = {"color": curve.get_color(), "markersize": 6, "markeredgecolor": "white", "zorder": 4}
         ax.plot(at, shown(every)[least], "o", **dot)
-    _finish(ax, axis)
+    finish(ax, axis)
     ax.set_ylabel("RMSE" if root else "score")
     return ax
 
@@ -153,14 +152,14 @@ def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: An
     >>> plot.dof(model, Figure().subplots()).get_ylabel()
     'effective dof'
     """
-    axis = _log_axis(model.lams, target)
+    axis = log_axis(model.lams, target)
     every = np.asarray(model.dof)
     every = every if every.ndim == 1 else every[:, target]
     values, lams = every[axis.order], axis.lams
     (curve,) = ax.plot(lams, values, **{"color": "0.25", "linewidth": 1.8, "zorder": 3, **line})
-    _mark_ends(ax, axis, every, color=curve.get_color())
+    mark_ends(ax, axis, every, color=curve.get_color())
     ax.set_ylim(0, 1.15 * np.nanmax(every, initial=1.0))
-    _finish(ax, axis, lam)
+    finish(ax, axis, lam)
     if lam is not None and lams[0] <= lam <= lams[-1]:
         at = float(np.interp(np.log(float(lam)), np.log(lams), values))
         ax.plot(float(lam), at, "o", color="0.25", markersize=6, markeredgecolor="white", zorder=4)
@@ -336,7 +335,7 @@ def figure(
             heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in middle.lines])
             if np.nanmax(heights, initial=0.0) > RANGE * np.nanmin(heights, initial=np.inf) > 0:
                 middle.set_yscale("log")
-            _finish(middle, _log_axis(chosen.lams, j), lam)
+            finish(middle, log_axis(chosen.lams, j), lam)
             middle.legend(loc="best")
             dof(model, bottom, lam=lam, target=j)
             for panel in (top, middle):
@@ -380,106 +379,3 @@ def _marked(choices: Any, target: int) -> list[tuple[str, tuple[float, float, fl
         lam = np.atleast_1d(np.asarray(fit.lam))
         together.setdefault((rss**0.5, norm, float(lam[target if len(lam) > 1 else 0])), []).append(name)
     return [(", ".join(names), place) for place, names in together.items()]
-
-
-class _Axis(NamedTuple):
-    """Where the λ of a grid stand on a log axis: a line of finite ones, and a mark for 0 and infinity at its ends."""
-
-    order: np.ndarray
-    lams: np.ndarray
-    ends: list[tuple[int, float, str]]  # the number in the grid, the place on the axis, the name
-
-    def place(self, lam: Any) -> float:
-        """Of a chosen λ; NaN where the axis has no place for it."""
-        name = {0.0: "0", np.inf: "∞"}.get(float(lam))
-        return next((place for _, place, of in self.ends if of == name), np.nan) if name else float(lam)
-
-
-def _log_axis(lams: Any, target: int) -> _Axis:
-    """Positive λ by size; 0 and infinity a twentieth of the axis beyond them."""
-    lams = np.asarray(lams)
-    lams = lams if lams.ndim == 1 else lams[:, target]
-    order = np.argsort(lams, kind="stable")
-    order = order[(lams[order] > 0) & np.isfinite(lams[order])]
-    if len(order) == 0:
-        raise ValueError("lams holds no positive number, and the axis of λ is logarithmic; pass at least one.")
-    low, high = lams[order[0]].astype(float), lams[order[-1]].astype(float)
-    beyond = max((high / low) ** 0.05, 2.0)
-    ends = [(0.0, low / beyond, "0"), (np.inf, high * beyond, "∞")]
-    marks = [(int(np.flatnonzero(lams == lam)[0]), place, name) for lam, place, name in ends if (lams == lam).any()]
-    return _Axis(order, lams[order], marks)
-
-
-def _mark_ends(ax: "Axes", axis: _Axis, values: np.ndarray, **style: Any) -> None:
-    """What a curve comes to at λ = 0 and infinity."""
-    for index, place, _ in axis.ends:
-        if np.isfinite(values[index]):
-            ax.plot(place, values[index], **{"marker": "D", "markersize": 4, "linestyle": "none", "zorder": 3, **style})
-
-
-def _finish(ax: "Axes", axis: _Axis, lam: Any = None) -> None:
-    """What all panels share: the log axis with its ends, light horizontal lines, the chosen λ."""
-    ax.set_xscale("log")
-    ax.set_xlabel("λ (log scale)")
-    ax.grid(axis="y", color="0.92", linewidth=0.8)
-    ax.set_axisbelow(True)
-    named = {text.get_text() for text in ax.texts}
-    for place, name in ((place, name) for _, place, name in axis.ends if name not in named):
-        where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
-        ax.annotate(name, (place, 0), (0, 4), ha="center", color="0.35", fontsize=FONT, **where)
-    if lam is not None and np.isfinite(axis.place(lam)):
-        ax.axvline(axis.place(lam), color="0.35", linewidth=1.1, linestyle=(0, (5, 3)), zorder=2)
-
-
-def _name_starts(ax: "Axes", axis: _Axis, labels: list[tuple[float, str, str]]) -> None:
-    """A name to the left of the start of each curve, moved apart where names would overlap."""
-    labels = sorted((label for label in labels if np.isfinite(label[0])), key=lambda label: label[0])
-    if not labels:
-        return
-    inches = ax.bbox.transformed(ax.figure.dpi_scale_trans.inverted())
-    # Room for the longest name: 0.6 em a letter, and the leader.
-    letters = min(max(len(name) for _, name, _ in labels), LETTERS)
-    room = min((0.6 * FONT * letters + LEADER + 6) / (72 * inches.width), 0.5)
-    reach = [axis.lams[0], axis.lams[-1], *(place for _, place, _ in axis.ends)]
-    low, high = np.log(min(reach)), np.log(max(reach))
-    margin = 0.02
-    span = max(high - low, 1.0) / (1 - room - margin)
-    ax.set_xlim(np.exp(high + margin * span - span), np.exp(high + margin * span))
-    bottom, top = ax.get_ylim()
-    gap = 1.2 * FONT / (72 * inches.height) * (top - bottom)
-    places = _apart([y for y, _, _ in labels], gap)
-    ax.set_ylim(min(bottom, places[0] - gap), max(top, places[-1] + gap))
-    line = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (1, 0.5)}
-    for (y, name, colour), place in reversed(list(zip(labels, places, strict=True))):
-        name = name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
-        ax.annotate(
-            name.replace("$", r"\$"),
-            (min(reach), y),
-            (-LEADER, place),
-            textcoords=("offset points", "data"),
-            ha="right",
-            va="center",
-            color=colour,
-            fontsize=FONT,
-            arrowprops={**line, "color": colour},
-        )
-
-
-def _apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """The places nearest to ``wanted`` (ascending) in the sense of least squares that are a gap apart.
-
-    With pᵢ = qᵢ + i·gap the condition is that q ascends: isotonic regression of wantedᵢ − i·gap, by pooling
-    adjacent violators. Ayer, Brunk, Ewing, Reid and Silverman (1955), Ann. Math. Statist. 26, 641.
-
-    >>> _apart([0.0, 0.0, 5.0], 1.0)
-    [-0.5, 0.5, 5.0]
-    """
-    pools: list[tuple[float, int]] = []
-    for i, y in enumerate(wanted):
-        mean, count = y - i * gap, 1
-        while pools and pools[-1][0] > mean:
-            before, size = pools.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        pools.append((mean, count))
-    flat = [mean for mean, count in pools for _ in range(count)]
-    return [q + i * gap for i, q in enumerate(flat)]

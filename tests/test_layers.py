@@ -26,6 +26,7 @@ ORDER = (
     "inverse",
     "training",
     "__init__",
+    "plot_axis",
     "plot",
     "plot_shapes",
     "plot_bayes",
@@ -33,7 +34,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-EDGES = {"plot", "plot_shapes", "plot_bayes", "distributed", "cli", "__main__"}
+EDGES = {"plot", "plot_axis", "plot_shapes", "plot_bayes", "distributed", "cli", "__main__"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "equinox", "lineax", "jaxtyping", "optax", "numpy", "jaxridge"}
 
 
@@ -148,6 +149,7 @@ PUBLIC = (
     "linear.stream",
     "optimize.losses",
     "inverse.testproblems",
+    "plot_axis",
     "plot",
     "plot_bayes",
     "plot_shapes",
