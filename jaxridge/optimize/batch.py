@@ -20,6 +20,7 @@ from jaxridge.core.types import Array
 from jaxridge.core.verbs import verb
 from jaxridge.optimize import loop, verdict
 from jaxridge.optimize.least_squares import LevenbergMarquardt, Solution, cholesky, solution_of
+from jaxridge.optimize.objective import Local, Point
 from jaxridge.optimize.problem import NonlinearProblem, Options, Prepared, make_problem
 
 __all__ = ["least_squares_batch"]
@@ -106,9 +107,12 @@ def _run(problem: NonlinearProblem, in_axes: Any, block: int) -> Solution:
         objective, solver, tol = frozen((*lane(x0, own)[:2], problem.tol))
         return loop.judge(objective, solver, tol, state)
 
-    def arrive(judged: loop.Judged, x0: Any, own: Any) -> loop.State:
+    def look(judged: loop.Judged, x0: Any, own: Any) -> tuple[Point, Local]:
+        return loop.look(frozen(lane(x0, own).objective), judged)
+
+    def settle(judged: loop.Judged, there: tuple[Point, Local], x0: Any, own: Any) -> loop.State:
         objective, solver = frozen(lane(x0, own)[:2])
-        return loop.arrive(objective, solver, judged)
+        return loop.settle(objective, solver, judged, *there)
 
     def propose(state: loop.State, x0: Any, own: Any) -> loop.State:
         objective, solver, box, tol = frozen((*lane(x0, own)[:3], problem.tol))
@@ -124,7 +128,7 @@ def _run(problem: NonlinearProblem, in_axes: Any, block: int) -> Solution:
 
     over = lambda fn: jax.vmap(fn, (-1, 0, 0), -1)  # noqa: E731
     running = lambda states: loop.running(problem.tol, states)  # noqa: E731
-    lanes = _Lanes(over(judge), over(arrive), over(propose), running)
+    lanes = _Lanes(over(judge), over(look), jax.vmap(settle, (-1, -1, 0, 0), -1), over(propose), running)
 
     data = frozen((x0, own))
     states = lanes.run(jax.vmap(begin, 0, -1)(*data), data, block)
@@ -146,7 +150,8 @@ class _Lanes(eqx.Module):
     """How lanes advance; they are the last axis of a state, and the first of data."""
 
     judge: Callable[..., loop.Judged]
-    arrive: Callable[..., loop.State]
+    look: Callable[..., tuple[Point, Local]]
+    settle: Callable[..., loop.State]
     propose: Callable[..., loop.State]
     running: Callable[[loop.State], Array]
 
@@ -156,11 +161,13 @@ class _Lanes(eqx.Module):
 
         def advance(states: loop.State) -> loop.State:
             running, judged = self.running(states), self.judge(states, *data)
-            accepted = running & judged.accepted
-            # XLA would work out who goes again for every number that they carry, were it not for this cut.
-            go = lambda: select(accepted, self.arrive(judged, *data), judged.state)  # noqa: E731
-            moved = jax.lax.cond(jnp.any(accepted), go, lambda: judged.state)
-            return select(running, self.propose(moved, *data), states)
+            accepted, stayed = running & judged.accepted, select(running, judged.state, states)
+            some, here = jnp.any(accepted), (states.point, states.local)
+            # XLA would work the model out again for every number that depends on it, were it not for these cuts.
+            there = jax.lax.cond(some, lambda: self.look(judged, *data), lambda: here)
+            go = lambda: select(accepted, self.settle(judged, there, *data), stayed)  # noqa: E731
+            moved = jax.lax.cond(some, go, lambda: stayed)
+            return select(running, self.propose(moved, *data), moved)
 
         return jax.lax.while_loop(going, advance, states)
 

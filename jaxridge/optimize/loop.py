@@ -236,9 +236,18 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
 
 def arrive(objective: Objective, solver: Solver, judged: Judged) -> State:
     """The state where a trial has led to, in units of its own residuals."""
+    return settle(objective, solver, judged, *look(objective, judged))
+
+
+def look(objective: Objective, judged: Judged) -> tuple[Point, Local]:
+    """What is where a trial has led to."""
+    return _at(objective, judged.state.trial.x, judged.there)
+
+
+def settle(objective: Objective, solver: Solver, judged: Judged, point: Point, local: Local) -> State:
+    """The state there."""
     state, trial, x = judged.state, judged.state.trial, judged.state.trial.x
     first = state.jacobians == 0
-    point, local = _at(objective, x, judged.there)
     change = power_of_two(judged.there.exponent - point.exponent, x.dtype)
     scaled = (local.unit / state.local.unit) * change
     before = jnp.where(first, 1.0, state.d * scaled)

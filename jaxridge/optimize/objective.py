@@ -94,9 +94,9 @@ def _small_cholesky(objective: "SumOfSquares", x: Array, point: Point) -> Local:
     *columns, r = objective.linearise_small(x, point)
     # Not of what the weights make of an outlier.
     own = total(objective.weights(point.values)[1] * jnp.square(point.values))
-    c = [exponent(greatest(jnp.abs(column))) for column in columns]
-    columns = [column * power_of_two(-c[j], x.dtype) for j, column in enumerate(columns)]
-    unit = jnp.stack([power_of_two(point.exponent - cj, x.dtype) for cj in c])
+    c = exponent(jnp.stack([greatest(jnp.abs(column)) for column in columns]))
+    down, unit = power_of_two(-c, x.dtype), power_of_two(point.exponent - c, x.dtype)
+    columns = [column * down[j] for j, column in enumerate(columns)]
 
     *H, g = gram_of([*columns, r])
     squared, diagonal = g.pop(), [row[-1] for row in H]

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from jaxridge.core.types import Array, Bool, Float, Scalar
 
-# XLA vectorises the reductions of a batch on a CPU only where it sees their terms; of more it compiles for too long.
-_WRITTEN_OUT = 32
+# XLA vectorises the reductions of a batch on a CPU only where it sees their terms, but then takes them for so cheap that
+# it computes them anew for every number that depends on them: measured, this is worth it for so many.
+_WRITTEN_OUT = 8
 
 
 def added(terms: Sequence[Array]) -> Array:
