@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxridge.core.types import Array, Bool, Float, Scalar
 
-# XLA vectorises the reductions of a batch on a CPU only where it sees their terms, but then takes them for so cheap that
-# it computes them anew for every number that depends on them: measured, this is worth it for so many.
+# XLA vectorises the reductions of a batch on a CPU only where it sees their terms, but computes what is so cheap anew
+# for every number that depends on it: measured, that is worth it up to so many.
 _WRITTEN_OUT = 8
 
 
