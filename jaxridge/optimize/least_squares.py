@@ -312,6 +312,6 @@ def _result(state: loop.State, inside: Array, objective: Objective) -> Any:
         (code == loop.RUNNING, RESULTS.max_steps),
         (code == loop.GRADIENT, RESULTS.gradient_converged),
         (code == loop.COST, RESULTS.cost_converged),
-        (code == loop.STEP, RESULTS.step_converged),
+        ((code == loop.STEP) | (code == loop.JITTER), RESULTS.step_converged),
         shape=(),
     )

@@ -37,13 +37,16 @@ __all__ = ["LevenbergMarquardt", "Solver", "TrustRegion"]
 _WORTHWHILE = 1e-4  # of the predicted gain; Moré (1978)
 _BENT = 0.75  # the largest second-order part of a step, against the first; Transtrum and Sethna (2012)
 _LESS = 0.95  # than the last step's, or what a step promises is jitter; heuristic
+_FENCED_LESS = 0.99  # the same where steps are kept short, so that promises fall slowly,
+_SETTLED = 1e-2  # down to that part of what rounding hides; heuristic
+_FENCES = 5  # that came back without a gain beyond rounding in between: it runs in circles; heuristic
 VAGUE = 1e-2  # of the cost, which rounding may hide in a run that counts as converged without a question
 ROUGH = 3.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
 
 BEGIN, SEEN, BLIND, FENCED = range(4)
 
 # Why the loop ended.
-RUNNING, START, NONFINITE, GRADIENT, COST, STEP, DOUBT = range(7)
+RUNNING, START, NONFINITE, GRADIENT, COST, STEP, JITTER, DOUBT = range(8)
 
 
 class Box(eqx.Module):
@@ -102,6 +105,7 @@ class State(eqx.Module):
     trial: Trial
     phase: Int[Array, ""]
     promised: Scalar  # by the last step, if its gain was hidden
+    fences: Int[Array, ""]  # how often the fence came back since a gain beyond rounding
     blocked: Bool[Array, ""]  # a trial since the last step was not finite
     steps: Int[Array, ""]
     evaluations: Int[Array, ""]
@@ -127,6 +131,7 @@ def begin(objective: Objective, solver: Solver, x: Array) -> State:
         trial=Trial(x, jnp.zeros_like(x), zero, zero, zero, zero, no, no, no, no),
         phase=none,
         promised=zero,
+        fences=none,
         blocked=no,
         steps=none,
         evaluations=none,
@@ -197,7 +202,7 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
     lost = ~hidden & ~gained & ~first
     clear = first | (gained & ~drowned)
 
-    less = predicted <= _LESS * state.promised
+    less = predicted <= jnp.where(fenced, _FENCED_LESS, _LESS) * state.promised
     accepted = jnp.where(first, finite, gained | (hidden & less))
     known = ~jnp.isnan(trial.beyond)
     bend = jnp.where(known, trial.curvature + trial.beyond, -2.0 * (gain + trial.slope))
@@ -206,6 +211,7 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
     control = select(hidden | first | (blind & ~clear), control, solver.update(control, shown))
     control = select(lost & blind, solver.fenced(control, trial.length), control)
 
+    fences = jnp.where(gained & (gain > ROUGH * noise.gain), 0, state.fences + jnp.where(lost & blind, 1, 0))
     exhausted = every(trial.x == state.x) | ~jnp.isfinite(control[0]) | (control[0] == 0)
     blocked = ~clear & (state.blocked | ~finite)
     flat = trial.whole & (predicted <= tol.f * there.cost) & (gain <= tol.f * there.cost)
@@ -213,12 +219,13 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
         [
             first & ~finite,
             accepted & flat & ~first,
-            hidden & ~less & ~(trial.released & ~fenced),
-            (accepted & trial.short) | (hidden & ~less),
+            (hidden & ~less & ~(trial.released & ~fenced)) | (lost & blind & (fences > _FENCES)),
+            accepted & trial.short,
+            hidden & ~less,
             lost & ~blind & exhausted & blocked,
             lost & ~blind & exhausted,
         ],
-        [START, COST, DOUBT, STEP, NONFINITE, DOUBT],
+        [START, COST, DOUBT, STEP, JITTER, NONFINITE, DOUBT],
         RUNNING,
     )
     after = dataclasses.replace(
@@ -226,6 +233,7 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
         control=control,
         phase=jnp.select([clear, hidden & ~fenced, lost & blind], [SEEN, BLIND, FENCED], phase),
         promised=jnp.where(clear | (lost & blind), jnp.inf, jnp.where(accepted & hidden, predicted, state.promised)),
+        fences=fences,
         blocked=blocked,
         steps=state.steps + jnp.where(first, 0, 1),
         evaluations=state.evaluations + 1,
@@ -338,11 +346,12 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
     short = trial.short & (trial.predicted <= 1e-4 * state.promised)
     short = short | (last & (length <= jnp.finfo(x.dtype).eps * size))
     needless = (last & nothing) | (short & (trial.predicted <= local.noise.gain))
+    least = jnp.maximum(local.noise.floor, _SETTLED * local.noise.gain)
     stop = jnp.select(
         [
             state.stop != RUNNING,
             _resting(objective, tol, state, g, norms, last & (step.mu <= 0), trial.predicted),
-            (needless | nothing) & (state.phase == FENCED),
+            (needless | (trial.predicted <= least)) & (state.phase == FENCED),
             needless,
         ],
         [state.stop, GRADIENT, DOUBT, STEP],

@@ -71,12 +71,22 @@ class Triangle(eqx.Module):
 
     def deviations(self) -> Float[Array, " n"]:
         """√(H⁻¹)ⱼⱼ, in the directions that J tells."""
+        n = self.R.shape[1]
+        own, square = self._told()
+        return jnp.where(own, jnp.linalg.norm(solve_triangular(square, jnp.eye(n, dtype=square.dtype)), axis=1), 0.0)
+
+    def newton(self) -> Float[Array, " n"]:
+        """−H⁻¹g, in the directions that J tells."""
+        own, square = self._told()
+        z = jnp.zeros(len(own), self.z.dtype).at[: self.R.shape[0]].set(self.z)
+        return -jnp.where(own, solve_triangular(square, jnp.where(own, z, 0.0)), 0.0)
+
+    def _told(self) -> tuple[Bool[Array, " n"], Float[Array, "n n"]]:
+        """The columns that have a part of their own, and R with those of I in the place of the others."""
         p, n = self.R.shape
         own = jnp.zeros(n, bool).at[:p].set(self._own())
         square = jnp.zeros((n, n), self.R.dtype).at[:p].set(self.R)
-        square = jnp.where(own[:, None] & own[None, :], square, jnp.eye(n, dtype=square.dtype))
-        inverse = solve_triangular(square, jnp.eye(n, dtype=square.dtype))
-        return jnp.where(own, jnp.linalg.norm(inverse, axis=1), 0.0)
+        return own, jnp.where(own[:, None] & own[None, :], square, jnp.eye(n, dtype=square.dtype))
 
     def restricted(self, free: Bool[Array, " n"]) -> "Triangle":
         """The model in the free variables, whose steps are 0 in the others."""

@@ -5,8 +5,10 @@
     H zero somewhere        stationary, but the data leave that direction as it was,
                             or the search ran to where they no longer tell parameters apart that they told before
 
-Steps that become shorter and shorter prove a minimum. Where the search saw none, or J is singular, H is asked. Where J
-has become singular on the way, a plateau far out shows nothing but rounding in H: there √eps is asked of it.
+Steps that become shorter and shorter prove a minimum. Where the search saw none, or J is singular, H is asked; where
+steps ended as jitter, whether it is a saddle, for there they become longer. Where J has become singular on the way, a
+plateau far out shows nothing but rounding in H: there √eps is asked of it. And JᵀJ has half the digits of J: what only
+the former leaves open is not settled.
 """
 
 import dataclasses
@@ -32,8 +34,12 @@ def open_question(objective: Objective, state: State) -> Bool[Array, ""]:
     ended = state.stop >= loop.GRADIENT
     if not isinstance(state.local.stored, steps.Matrix):
         return ended & (state.stop == loop.DOUBT)
-    unmoved = state.jacobians <= 1
-    return ended & ((state.stop == loop.DOUBT) | unmoved | loop.hazy(state) | ~loop.tells(objective, state.local))
+    return ended & ((state.stop >= loop.JITTER) | _unproven(objective, state))
+
+
+def _unproven(objective: Objective, state: State) -> Bool[Array, ""]:
+    """Whether the steps of a search prove nothing: there were none, rounding hid them, or J tells too little."""
+    return (state.jacobians <= 1) | loop.hazy(state) | ~loop.tells(objective, state.local)
 
 
 def _factor(objective: Objective, state: State, stored: steps.Matrix) -> Stored:
@@ -50,9 +56,13 @@ def _vague(state: State, factor: Stored) -> Bool[Array, ""]:
     """
     if not isinstance(factor, steps.Triangle):
         return jnp.zeros((), bool)
-    step = jnp.sqrt(2.0 * state.local.noise.gain) * factor.deviations() * state.local.unit
-    little = jnp.sqrt(jnp.finfo(step.dtype).eps) * state.reach
-    return loop.hazy(state) & jnp.any((step > little) & (little > 0))
+    return loop.hazy(state) & ~_little(state, jnp.sqrt(2.0 * state.local.noise.gain) * factor.deviations())
+
+
+def _little(state: State, q: Array) -> Bool[Array, ""]:
+    """Whether a step moves no parameter by more than √eps of how far it came."""
+    least = jnp.sqrt(jnp.finfo(q.dtype).eps) * state.reach
+    return jnp.all((jnp.abs(q * state.local.unit) <= least) | (least <= 0))
 
 
 def judge(objective: Objective, box: Box | None, state: State, curved: bool) -> State:
@@ -90,8 +100,11 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     # Where a perfect fit leaves a part of J to rounding nothing is missed.
     dependent = isinstance(factor, steps.Triangle) and ~factor.independent()
     lost = state.told & dependent & every(free) & ~loop.hazy(state)
-    margin = jnp.where(lost, jnp.sqrt(eps) * jnp.eye(n, dtype=x.dtype), tau)
-    determined = jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - margin + held, symmetrize_input=False)))
+    beyond_noise, firm = (
+        jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - margin + held, symmetrize_input=False)))
+        for margin in (tau, jnp.sqrt(eps) * jnp.eye(n, dtype=x.dtype))
+    )
+    determined = jnp.where(lost, firm, beyond_noise)
     c = solve_triangular(jnp.where(positive, L, jnp.eye(n, dtype=x.dtype)), g / h, lower=True)
     stationary = positive & (jnp.sum(jnp.square(c)) / 2 <= noise)
     # What J alone would have moved has to rise as the parabola says, where that can be seen: or it runs to infinity.
@@ -107,15 +120,20 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
 
     idle, doubt = free & jnp.all(scaled == 0, axis=0), state.stop == loop.DOUBT
     evaporated = (jnp.any(idle & state.alive) & every(free)) | (~jnp.any(idle) & ~determined & lost)
+    settled = jnp.ones((), bool)
+    if isinstance(factor, steps.Triangle) and stored is not factor:
+        settled = firm | _little(state, factor.restricted(free).newton())
+    jitter = (state.stop == loop.JITTER) & ~_unproven(objective, state)
     kinds = [
         (~positive & level, SADDLE),
+        (jitter & settled, loop.STEP),
         ((stationary | ~doubt) & _vague(state, factor), ROUNDING),
         (stationary & evaporated, EVAPORATED),
         (stationary & jnp.any(idle), NO_INFLUENCE),
-        (stationary & ~determined & ~doubt, UNDETERMINED),
-        (stationary & determined & doubt, loop.STEP),
+        (stationary & ~determined & ~doubt & settled, UNDETERMINED),
+        (stationary & determined & doubt & settled, loop.STEP),
         (doubt & state.blocked, loop.NONFINITE),
-        (doubt | (lost & ~stationary), STALLED),
+        (doubt | (lost & ~stationary) | ~((determined & ~jitter) | settled), STALLED),
     ]
     conditions, codes = zip(*kinds, strict=True)
     return jnp.select(conditions, codes, state.stop)
