@@ -327,7 +327,7 @@ def kernel_wing():
     K, key, RBF = kernel_methods, jax.random.key(7), kernels.RBF
     points, y, w = X, Y, W
     live = {"points": points, "y": y, "lam": np.array(0.3), "scale": np.array(1.1), "weights": w}
-    fit = "dual_coef intercept rss"
+    fit = "dual_coef intercept rss norm"
     solvers = {"default": None, "eigen": K.Eigen(), "tridiagonal": K.Tridiagonal(), "mixed": K.Mixed()}
     large = {
         "iterative": jxr.Iterative(key, tol=1e-12),
@@ -350,6 +350,14 @@ def kernel_wing():
         add(f"kernel_ridge {name}", "kernel_ridge", ridge(solver), live, **more)
     bare = {name: x for name, x in live.items() if name != "weights"}
     add("kernel_ridge bare", "kernel_ridge", ridge(None, intercept=False), bare)
+
+    size = {name: x for name, x in live.items() if name != "lam"} | {"radius": np.array(0.9)}
+
+    def ball(points, y, radius, scale, weights):
+        fit = jxr.kernel_ridge_ball(points, y, radius, kernel=RBF(scale), weights=weights)
+        return read(fit, "dual_coef intercept rss norm lam")
+
+    add("kernel_ridge_ball", "kernel_ridge_ball", ball, size, lam="radius", rtol=1e-5)
 
     def path(solver):
         def fn(points, y, lams, scale, **more):

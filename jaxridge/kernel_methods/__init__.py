@@ -3,7 +3,13 @@
 from jaxridge.kernel_methods.banded import BandedKernelFit, kernel_ridge_banded, kernel_ridge_banded_cv
 from jaxridge.kernel_methods.fit import KernelFit
 from jaxridge.kernel_methods.iterative import Iterative
-from jaxridge.kernel_methods.kernel_ridge import kernel_ridge, kernel_ridge_cv, kernel_ridge_path, kernel_ridge_score
+from jaxridge.kernel_methods.kernel_ridge import (
+    kernel_ridge,
+    kernel_ridge_ball,
+    kernel_ridge_cv,
+    kernel_ridge_path,
+    kernel_ridge_score,
+)
 from jaxridge.kernel_methods.machine import Machine
 from jaxridge.kernel_methods.nystroem import Nystroem
 from jaxridge.kernel_methods.posterior import Posterior, kernel_posterior
@@ -25,6 +31,7 @@ __all__ = [
     "from_kernel",
     "kernel_posterior",
     "kernel_ridge",
+    "kernel_ridge_ball",
     "kernel_ridge_banded",
     "kernel_ridge_banded_cv",
     "kernel_ridge_cv",

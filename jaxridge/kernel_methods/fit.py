@@ -24,7 +24,8 @@ class KernelFit(Model):
 
     ``points`` are those that carry coefficients: all that were fitted, or the centres of `Nystroem`.
     ``dual_coef`` (n,) or (n, t), ``intercept`` () or (t,), ``lam`` as it was used, ``rss`` (weighted residual sum of
-    squares), ``result`` (`RESULTS`, one for each target). In a `Path` each of these has an axis of λ in front, and
+    squares), ``norm`` √(αᵀKα), that of the function in the space of the kernel: how far from smooth it is, falling
+    as λ grows; ``result`` (`RESULTS`, one for each target). In a `Path` each of these has an axis of λ in front, and
     ``dof`` is there where the solver has it; ``iterations`` and ``residual_norm`` () or (t,), relative to the
     right-hand side, are those of an iterative solver.
     """
@@ -35,6 +36,7 @@ class KernelFit(Model):
     intercept: Float[Array, "*t"]
     lam: Array
     rss: Float[Array, "*t"]
+    norm: Float[Array, "*t"]
     result: Any
     dof: Array | None = None
     iterations: Array | None = None
@@ -82,9 +84,9 @@ class KernelFactored(Factored):
         return self.coef(lam)
 
     def fit(self, lam: Lam) -> KernelFit:
-        parts = (self.coef(lam), self.intercept(lam), self.rss(lam), self.result(lam))
-        alpha, b, rss, result = self.problem.squeeze(parts)
-        return KernelFit(self.problem.kernel, self.points, alpha, b, lam, rss, result)
+        parts = (self.coef(lam), self.intercept(lam), self.rss(lam), self.norm(lam), self.result(lam))
+        alpha, b, rss, norm, result = self.problem.squeeze(parts)
+        return KernelFit(self.problem.kernel, self.points, alpha, b, lam, rss, norm, result)
 
     def coefficients(self, lams: Float[Array, "k *t"]) -> tuple[Float[Array, "k n t"], Float[Array, "k t"]]:
         """α and b at every λ."""

@@ -31,8 +31,9 @@ from jaxridge.kernel_methods.nystroem import Nystroem
 from jaxridge.kernel_methods.spectrum import Cholesky, Eigen, Tridiagonal
 from jaxridge.kernels.base import Kernel, Precomputed
 from jaxridge.select.choice import Choice, Path
+from jaxridge.select.constraint import fit_of_size
 
-__all__ = ["kernel_ridge", "kernel_ridge_cv", "kernel_ridge_path", "kernel_ridge_score"]
+__all__ = ["kernel_ridge", "kernel_ridge_ball", "kernel_ridge_cv", "kernel_ridge_path", "kernel_ridge_score"]
 
 
 @verb()
@@ -181,6 +182,45 @@ def kernel_ridge_score(
     return _kernel_ridge_score(problem, as_lam(lam, problem.y, problem.single), rule, solver)
 
 
+@verb()
+def kernel_ridge_ball(
+    points: Any,
+    y: Any,
+    radius: Any,
+    *,
+    kernel: Kernel,
+    intercept: bool = True,
+    weights: Any = None,
+    solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
+) -> KernelFit:
+    """Least squares over the functions of a ball: min Σ ωᵢ (yᵢ − f(xᵢ) − b)² subject to √(αᵀKα) <= radius.
+
+    The multiplier λ comes back as ``fit.lam``, one for each target; it is 0 where the smoothest f through the points
+    (of those of least squares, that of least norm) lies inside.
+
+    Args: as for `kernel_ridge`, with radius >= 0 a scalar or (t,). ``solver`` is ``kernel_methods.Eigen()``, which
+    None stands for, or ``Nystroem(key)``: those that are right down to λ = 0. Derivatives flow through radius, points,
+    the kernel and the rest.
+    Equals `kernel_ridge` at the root of the secular equation √(αᵀKα) = radius, as `jaxridge.ridge_ball` does.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x, linear = jnp.eye(2), jxr.kernels.Linear()
+    >>> fit = jxr.kernel_ridge_ball(x, jnp.array([3.0, 4.0]), 1.0, kernel=linear, intercept=False)
+    >>> print(fit.lam.round(4), fit.norm.round(5), fit.predict(x).round(5))
+    4.0 1.0 [0.6 0.8]
+    """
+    problem = problem_of(points, y, weights, intercept, kernel)
+    radius = as_lam(radius, problem.y, problem.single, "radius")
+    solver = chosen_solver(solver, problem, 100, memory, leverages=True)
+    if not isinstance(solver, Eigen | Nystroem):
+        raise ValueError(
+            f"kernel_ridge_ball looks for its lam from 0 on, where {type(solver).__name__} is not right; pass "
+            "solver=kernel_methods.Eigen(), with the memory that it takes, or Nystroem(key)."
+        )
+    return _kernel_ridge_ball(problem, radius, solver)
+
+
 def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) -> KernelProblem:
     """The live problem. Shapes and dtypes are checked here, values never."""
     if isinstance(kernel, type) and issubclass(kernel, Kernel):
@@ -240,6 +280,11 @@ def chosen_solver(
 @eqx.filter_jit
 def _kernel_ridge(problem: KernelProblem, lam: Array, solver: Solver) -> KernelFit:
     return solver.factor(problem).fit(lam)
+
+
+@eqx.filter_jit
+def _kernel_ridge_ball(problem: KernelProblem, radius: Array, solver: Solver) -> KernelFit:
+    return fit_of_size(solver.factor(problem), radius)
 
 
 @eqx.filter_jit
