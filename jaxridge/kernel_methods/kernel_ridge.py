@@ -122,6 +122,7 @@ def kernel_ridge_cv(
     pick: Callable[..., Array] = select.lowest,
     per_target: bool = False,
     refine: bool = False,
+    assess: bool = False,
     intercept: bool = True,
     weights: Any = None,
     solver: Solver | None = None,
@@ -129,8 +130,9 @@ def kernel_ridge_cv(
 ) -> Choice:
     """Kernel ridge regression at the λ that a rule takes: leave-one-out by default, without refitting anything.
 
-    Args are those of `kernel_ridge_path` and of `jaxridge.ridge_cv`. Rules without leverages (``select.gcv``,
-    ``select.evidence``, ``select.kfold(5)``, ``select.holdout(points, y)``) take the cheaper tridiagonal form.
+    Args are those of `kernel_ridge_path` and of `jaxridge.ridge_cv`, ``assess`` too. Rules without leverages
+    (``select.gcv``, ``select.evidence``, ``select.kfold(5)``, ``select.holdout(points, y)``) take the cheaper
+    tridiagonal form.
 
     Returns a `Choice`, whose ``fit`` is a `KernelFit`.
     Equals ``sklearn.model_selection.GridSearchCV(KernelRidge(), cv=LeaveOneOut())`` without an intercept.
@@ -148,7 +150,7 @@ def kernel_ridge_cv(
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     solver = chosen_solver(solver, problem, 100, memory, select.needs_leverages(rule))
     memory = min(plan.as_bytes(memory), plan.MEMORY)
-    return _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, solver, memory)
+    return _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, assess, solver, memory)
 
 
 @verb()
@@ -302,13 +304,15 @@ def _kernel_ridge_cv(
     pick: Any,
     per_target: bool,
     refine: bool,
+    assess: bool,
     solver: Solver,
     memory: int,
 ) -> Choice:
     lams = default_grid(problem) if lams is None else lams
     factored = solver.factor(problem, lams)
     found = select.search(rule, factored, lams, pick, per_target, refine, memory)
-    return Choice(*found, select.with_code(found, factored.fit(found.lam)))
+    said = select.assess(rule, factored, found, pick, per_target, memory) if assess else None
+    return Choice(*found, select.with_code(found, factored.fit(found.lam)), assessment=said)
 
 
 @eqx.filter_jit

@@ -105,6 +105,7 @@ def ridge_cv(
     pick: Callable[..., Array] = select.lowest,
     per_target: bool = False,
     refine: bool = False,
+    assess: bool = False,
     solver: Solver = from_design,
     memory: int = plan.MEMORY,
     **problem: Unpack[Options],
@@ -120,6 +121,8 @@ def ridge_cv(
         refine: move on from the best grid point to the optimum between its neighbours. ``choice.lam`` then has
             the derivatives of that optimum, by the implicit function theorem. A λ of the grid, 0 and ∞ too, is a
             constant and has the derivative 0.
+        assess: add ``choice.assessment``, a `select.Assessment`: with ``rule=select.kfold(5)`` the score of choosing
+            like this, by nested cross-validation; the standard error of log λ; dλ/dy, how each row moves it.
         memory: bytes that the scores may use at a time.
 
     Returns a `Choice`. Coefficients are formed for the chosen λ only.
@@ -135,6 +138,8 @@ def ridge_cv(
     elsewhere = other("ridge_cv", X, solver)
     if elsewhere is not None:
         more = {"rule": rule, "pick": pick, "per_target": per_target, "refine": refine, "memory": memory}
+        if assess:
+            raise ValueError("assess is for rows in one array; pass X as one, or leave assess out.")
         found = elsewhere(X, y, lams, solver=None if solver is from_design else solver, **more, **problem)
         if found is not None:
             return found
@@ -143,7 +148,7 @@ def ridge_cv(
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     solver = as_solver(solver, Design, SOLVERS)
-    choice = _ridge_cv(data, lams, rule, terms, pick, per_target, refine, solver, memory)
+    choice = _ridge_cv(data, lams, rule, terms, pick, per_target, refine, assess, solver, memory)
     return choice.with_names(names_of(X))
 
 
@@ -233,6 +238,7 @@ def _ridge_cv(
     pick: Any,
     per_target: bool,
     refine: bool,
+    assess: bool,
     solver: Solver,
     memory: int,
 ) -> Choice:
@@ -243,7 +249,8 @@ def _ridge_cv(
     if lams is None:
         beyond = jnp.broadcast_to(factored.beyond_range(), fit.rss.shape) & (fit.result == RESULTS.successful)
         fit = eqx.tree_at(lambda f: f.result, fit, override(RESULTS.overflow, beyond, fit.result))
-    return Choice(*found, fit)
+    said = select.assess(rule, factored, found, pick, per_target, memory) if assess else None
+    return Choice(*found, fit, assessment=said)
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """Choosing λ: rules that score it, the search over a grid, and the λ at which something has a given size."""
 
+from jaxridge.select.assess import Assessment, assess
 from jaxridge.select.choice import Choice, Path
 from jaxridge.select.information import aic, aicc, bic, cp
 from jaxridge.select.noise import discrepancy, l_curve, predictive_risk, quasi_optimality
@@ -27,11 +28,13 @@ from jaxridge.select.search import (
 )
 
 __all__ = [
+    "Assessment",
     "Choice",
     "Partition",
     "Path",
     "aic",
     "aicc",
+    "assess",
     "bic",
     "bind",
     "choose",

@@ -87,7 +87,8 @@ class Choice(Record):
     solved; ``spread`` the standard error of each score where the rule has one; ``index`` the grid point taken;
     ``at_edge`` whether that is an end of the grid towards which the score falls, so that a better λ may lie outside;
     ``beside_unresolved`` whether the next smaller λ was not solved, so that a better one may lie there; ``fit`` the
-    model at ``lam``; ``path`` that of the grid, where its models were formed.
+    model at ``lam``; ``path`` that of the grid, where its models were formed; ``assessment`` an
+    `select.Assessment`, if ``assess=True`` asked for it.
     """
 
     lam: Array
@@ -99,6 +100,7 @@ class Choice(Record):
     beside_unresolved: Bool[Array, "*t"]
     fit: Any
     path: Path | None = None
+    assessment: Any = None
 
     def __repr__(self) -> str:
         low, high = ends(self.lams)
@@ -132,7 +134,8 @@ class Choice(Record):
         near = range(max(0, index - 2), min(len(self.lams), index + 3))
         spread = jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread
         rows = [("->" if k == index else "", self.lams[k], self.scores[k], spread[k]) for k in near]
-        parts = [table(("", "lam", "score", "std err"), rows), self.message(), self.fit.summary()]
+        said = "" if self.assessment is None else self.assessment.summary()
+        parts = [table(("", "lam", "score", "std err"), rows), self.message(), said, self.fit.summary()]
         return "\n\n".join(filter(None, parts))
 
     def message(self) -> str:
