@@ -2,6 +2,7 @@
 
 from jaxridge.kernel_methods.banded import BandedKernelFit, kernel_ridge_banded, kernel_ridge_banded_cv
 from jaxridge.kernel_methods.fit import KernelFit
+from jaxridge.kernel_methods.inference import KernelInference, kernel_ridge_inference
 from jaxridge.kernel_methods.iterative import Iterative
 from jaxridge.kernel_methods.kernel_ridge import (
     kernel_ridge,
@@ -22,6 +23,7 @@ __all__ = [
     "Eigen",
     "Iterative",
     "KernelFit",
+    "KernelInference",
     "KernelSpectrum",
     "Machine",
     "Mixed",
@@ -35,6 +37,7 @@ __all__ = [
     "kernel_ridge_banded",
     "kernel_ridge_banded_cv",
     "kernel_ridge_cv",
+    "kernel_ridge_inference",
     "kernel_ridge_path",
     "kernel_ridge_score",
     "svm",

@@ -2,7 +2,7 @@
 
 from jaxridge.select.assess import Assessment, assess
 from jaxridge.select.choice import Choice, Path
-from jaxridge.select.information import aic, aicc, bic, cp
+from jaxridge.select.information import aic, aicc, bic, cp, figures
 from jaxridge.select.noise import discrepancy, l_curve, predictive_risk, quasi_optimality
 from jaxridge.select.partition import Partition, partition
 from jaxridge.select.rules import (
@@ -43,6 +43,7 @@ __all__ = [
     "evaluate",
     "evidence",
     "exact",
+    "figures",
     "gcv",
     "holdout",
     "kfold",
