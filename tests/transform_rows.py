@@ -191,6 +191,11 @@ def linear():
     options = {"per_target": True, "refine": True}
     name = "ridge_cv evidence per target, refined"
     add(name, "ridge_cv", cv(select.evidence, "lam", **options), targets, still=("lams",), refused={SECOND: twice})
+
+    def compared(X, y, lams, weights):
+        return read(jxr.ridge_compare(X, y, {"loo": select.loo, "gcv": select.gcv}, lams, weights=weights), "lam coef")
+
+    add("ridge_compare", "ridge_compare", compared, grid, still=("lams",), refused={SECOND: twice})
     size = {"X": X, "y": Y, "radius": np.array(0.5), "weights": W, "penalty": P}
     ball = lambda X, y, radius, **more: read(jxr.ridge_ball(X, y, radius, **more), fit + " lam")  # noqa: E731
     add("ridge_ball", "ridge_ball", ball, size, lam="radius")
@@ -419,6 +424,13 @@ def kernel_wing():
     for name in ("loo", "gcv"):
         refined = cv(rules[name], "lam fit.dual_coef", refine=True)
         add(f"kernel_ridge_cv {name} refined", "kernel_ridge_cv", refined, grid, still=("lams",), rtol=1e-5)
+
+    def compared(points, y, lams, scale, weights):
+        rules = {"loo": select.loo, "gcv": select.gcv}
+        found = jxr.kernel_ridge_compare(points, y, rules, lams, kernel=RBF(scale), weights=weights)
+        return read(found, "lam dual_coef norm")
+
+    add("kernel_ridge_compare", "kernel_ridge_compare", compared, grid, still=("lams",), rtol=1e-5)
 
     def posterior(solver):
         def fn(points, y, lam, scale, noise, **more):

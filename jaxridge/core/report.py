@@ -88,7 +88,7 @@ def _codes(item: Any) -> str:
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    """Lines of columns: names to the left, numbers to the right, in six digits.
+    """Lines of columns: names to the left, numbers to the right, in six digits; words as they are.
 
     >>> from jaxridge.core.report import table
     >>> print(table(("", "coef"), [("slope", 1.5), ("start", -0.25)]))
@@ -96,7 +96,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     slope    1.5
     start  -0.25
     """
-    cells = [head, *((row[0], *(f"{float(value):.6g}" for value in row[1:])) for row in rows)]
+    shown = lambda value: value if isinstance(value, str) else f"{float(value):.6g}"  # noqa: E731
+    cells = [head, *(tuple(map(shown, row)) for row in rows)]
     widths = [max(len(row[j]) for row in cells) for j in range(len(head))]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)
     lines = ("  ".join(row).rstrip() for row in padded)

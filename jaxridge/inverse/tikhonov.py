@@ -15,6 +15,7 @@ is decided by what A and L are, and can be overridden by passing the solver:
 An x that must not be negative comes from `jaxridge.least_squares` of Ax − b, with ``lam`` and ``bounds=(0.0, None)``.
 """
 
+import dataclasses
 from typing import Any, Unpack
 
 import equinox as eqx
@@ -30,7 +31,6 @@ from jaxridge.inverse.fit import TikhonovFit, TikhonovProblem
 from jaxridge.inverse.problem import Options, problem_of
 from jaxridge.select.choice import Choice, Path
 from jaxridge.select.constraint import fit_of_size, lam_of_residual
-from jaxridge.select.search import Found
 
 __all__ = ["tikhonov", "tikhonov_ball", "tikhonov_cv", "tikhonov_path", "tikhonov_residual"]
 
@@ -170,18 +170,18 @@ def _cv(
 ) -> Choice:
     path = path_of(problem, lams, solver)
     found = select.search(rule, path.factored, path.lams, per_target=per_target, refined=refine)
-    return choice_of(path, rule, found, path.factored.fit(found.lam), lams is None)
+    choice = Choice(*found, select.with_code(found, path.factored.fit(found.lam)))
+    return outcome_of(path, rule, choice, lams is None)
 
 
-def choice_of(path: Path, rule: Any, found: Found, fit: TikhonovFit, searched: bool) -> Choice:
+def outcome_of(path: Path, rule: Any, found: Choice, searched: bool) -> Choice:
     """What was found, with a code where there is no such λ; ``searched`` says that the grid was not given."""
-    fit = select.with_code(found, fit)
-    result = fit.result
+    fit, result = found.fit, found.fit.result
     if hasattr(rule, "root"):
         result = _outcome(found.lam, result, fit.rss.shape)
     if searched or hasattr(rule, "root"):
         result = _within(path.factored, result, fit.rss.shape)
-    return Choice(*found, eqx.tree_at(lambda fit: fit.result, fit, result), path)
+    return dataclasses.replace(found, fit=eqx.tree_at(lambda fit: fit.result, fit, result), path=path)
 
 
 def _outcome(lam: Array, result: Any, shape: tuple[int, ...]) -> Any:

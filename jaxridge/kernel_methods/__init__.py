@@ -7,6 +7,7 @@ from jaxridge.kernel_methods.iterative import Iterative
 from jaxridge.kernel_methods.kernel_ridge import (
     kernel_ridge,
     kernel_ridge_ball,
+    kernel_ridge_compare,
     kernel_ridge_cv,
     kernel_ridge_path,
     kernel_ridge_score,
@@ -36,6 +37,7 @@ __all__ = [
     "kernel_ridge_ball",
     "kernel_ridge_banded",
     "kernel_ridge_banded_cv",
+    "kernel_ridge_compare",
     "kernel_ridge_cv",
     "kernel_ridge_inference",
     "kernel_ridge_path",

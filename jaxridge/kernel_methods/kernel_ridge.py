@@ -33,7 +33,14 @@ from jaxridge.kernels.base import Kernel, Precomputed
 from jaxridge.select.choice import Choice, Path
 from jaxridge.select.constraint import fit_of_size
 
-__all__ = ["kernel_ridge", "kernel_ridge_ball", "kernel_ridge_cv", "kernel_ridge_path", "kernel_ridge_score"]
+__all__ = [
+    "kernel_ridge",
+    "kernel_ridge_ball",
+    "kernel_ridge_compare",
+    "kernel_ridge_cv",
+    "kernel_ridge_path",
+    "kernel_ridge_score",
+]
 
 
 @verb()
@@ -151,6 +158,39 @@ def kernel_ridge_cv(
     solver = chosen_solver(solver, problem, 100, memory, select.needs_leverages(rule))
     memory = min(plan.as_bytes(memory), plan.MEMORY)
     return _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, assess, solver, memory)
+
+
+@verb()
+def kernel_ridge_compare(
+    points: Any,
+    y: Any,
+    rules: dict[str, Any],
+    lams: Any = None,
+    *,
+    kernel: Kernel,
+    intercept: bool = True,
+    weights: Any = None,
+    solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
+) -> select.Comparison:
+    """Several rules on one decomposition of the kernel matrix: where they agree on λ, and where they do not.
+
+    Args: as for `kernel_ridge_cv`, with ``rules`` a dict from names to rules; each λ is refined where the solver is
+    dense, one for all targets. Returns a `select.Comparison`, as `jaxridge.ridge_compare`.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x = jnp.linspace(-1, 1, 9)[:, None]
+    >>> y = jnp.sin(3 * x[:, 0]) + 0.3 * jnp.array([1, -1, 1, 1, -1, -1, 1, -1, 1.0])
+    >>> rules = {"leave-one-out": jxr.select.loo, "evidence": jxr.select.evidence}
+    >>> print(jxr.kernel_ridge_compare(x, y, rules, kernel=jxr.kernels.RBF(0.5)).lam.round(2))
+    [0.23 0.14]
+    """
+    problem = problem_of(points, y, weights, intercept, kernel)
+    rules, leverages = select.as_rules(rules), any(select.needs_leverages(rule) for rule in rules.values())
+    solver = chosen_solver(solver, problem, 100, memory, leverages)
+    memory = min(plan.as_bytes(memory), plan.MEMORY)
+    choices = _kernel_ridge_compare(problem, as_lams(lams, problem.y), rules, solver, memory)
+    return select.Comparison(tuple(rules), {name: choices[name] for name in rules})
 
 
 @verb()
@@ -313,6 +353,14 @@ def _kernel_ridge_cv(
     found = select.search(rule, factored, lams, pick, per_target, refine, memory)
     said = select.assess(rule, factored, found, pick, per_target, memory) if assess else None
     return Choice(*found, select.with_code(found, factored.fit(found.lam)), assessment=said)
+
+
+@eqx.filter_jit
+def _kernel_ridge_compare(
+    problem: KernelProblem, lams: Array | None, rules: dict[str, Any], solver: Solver, memory: int
+) -> dict[str, Choice]:
+    lams = default_grid(problem) if lams is None else lams
+    return select.comparison(solver.factor(problem, lams), lams, rules, memory)
 
 
 @eqx.filter_jit

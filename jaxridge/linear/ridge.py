@@ -32,7 +32,7 @@ from jaxridge.linear.route import other
 from jaxridge.linear.spectrum import from_design
 from jaxridge.select.choice import Choice, Path
 
-__all__ = ["ridge", "ridge_ball", "ridge_cv", "ridge_fraction", "ridge_path", "ridge_score"]
+__all__ = ["ridge", "ridge_ball", "ridge_compare", "ridge_cv", "ridge_fraction", "ridge_path", "ridge_score"]
 
 SOLVERS = "spectrum.from_design, spectrum.from_gram or spectrum.from_cholesky"
 
@@ -153,6 +153,38 @@ def ridge_cv(
 
 
 @verb(checked)
+def ridge_compare(
+    X: Any,
+    y: Any,
+    rules: dict[str, Any],
+    lams: Any = None,
+    *,
+    solver: Solver = from_design,
+    memory: int = plan.MEMORY,
+    **problem: Unpack[Options],
+) -> select.Comparison:
+    """Several rules on one factorisation: where they agree on λ, and where they do not.
+
+    Args: as for `ridge_cv`, with ``rules`` a dict from names to rules; each λ is refined, one for all targets.
+
+    Returns a `select.Comparison`; ``print`` it for a table with a warning where rules disagree by more than a decade.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x = jnp.linspace(-1, 1, 9)
+    >>> X = jnp.stack([x, x**2, x**3], axis=1)
+    >>> rules = {"leave-one-out": jxr.select.loo, "GCV": jxr.select.gcv}
+    >>> found = jxr.ridge_compare(X, x + 0.1 * jnp.cos(9 * x), rules)
+    >>> print(found.lam.round(3), found.spread.round(1))
+    [0.132 0.116] 0.1
+    """
+    data, terms = checked(X, y, **problem)
+    rules, solver = select.as_rules(rules), as_solver(solver, Design, SOLVERS)
+    choices = _ridge_compare(data, as_lams(lams, data.y), rules, terms, solver, memory)
+    names = names_of(X)
+    return select.Comparison(tuple(rules), {name: choices[name].with_names(names) for name in rules})
+
+
+@verb(checked)
 def ridge_score(
     X: Any,
     y: Any,
@@ -251,6 +283,14 @@ def _ridge_cv(
         fit = eqx.tree_at(lambda f: f.result, fit, override(RESULTS.overflow, beyond, fit.result))
     said = select.assess(rule, factored, found, pick, per_target, memory) if assess else None
     return Choice(*found, fit, assessment=said)
+
+
+@eqx.filter_jit
+def _ridge_compare(
+    data: Data, lams: Array | None, rules: dict[str, Any], terms: Terms, solver: Solver, memory: int
+) -> dict[str, Choice]:
+    factored = solver.factor(design_of(data, terms))
+    return select.comparison(factored, factored.default_grid() if lams is None else lams, rules, memory)
 
 
 @eqx.filter_jit

@@ -2,6 +2,7 @@
 
 from jaxridge.select.assess import Assessment, assess
 from jaxridge.select.choice import Choice, Path
+from jaxridge.select.compare import Comparison, as_rules, comparison
 from jaxridge.select.information import aic, aicc, bic, cp, figures
 from jaxridge.select.noise import discrepancy, l_curve, predictive_risk, quasi_optimality
 from jaxridge.select.partition import Partition, partition
@@ -30,14 +31,17 @@ from jaxridge.select.search import (
 __all__ = [
     "Assessment",
     "Choice",
+    "Comparison",
     "Partition",
     "Path",
     "aic",
     "aicc",
+    "as_rules",
     "assess",
     "bic",
     "bind",
     "choose",
+    "comparison",
     "cp",
     "discrepancy",
     "evaluate",

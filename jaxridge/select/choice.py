@@ -104,10 +104,10 @@ class Choice(Record):
 
     def __repr__(self) -> str:
         low, high = ends(self.lams)
-        spread = "" if self.spread is None else f" ± {brief(self._taken(self.spread))}"
+        spread = "" if self.spread is None else f" ± {brief(self.spread_found)}"
         return (
             f"Choice(lam={brief(self.lam)} of {len(self.lams)} from {brief(low)} to {brief(high)}, "
-            f"score={brief(self._taken(self.scores))}{spread}, at_edge={brief(self.at_edge)}, fit={self.fit!r})"
+            f"score={brief(self.score_found)}{spread}, at_edge={brief(self.at_edge)}, fit={self.fit!r})"
         )
 
     def with_names(self, names: tuple[str, ...] | None) -> "Choice":
@@ -117,6 +117,16 @@ class Choice(Record):
     def _taken(self, scores: Float[Array, "k *t"]) -> Float[Array, "*t"]:
         """Those of the grid point that was taken."""
         return jnp.take_along_axis(scores, jnp.broadcast_to(self.index, scores.shape[1:])[None], axis=0)[0]
+
+    @property
+    def score_found(self) -> Float[Array, "*t"]:
+        """The score of the grid point that was taken."""
+        return self._taken(self.scores)
+
+    @property
+    def spread_found(self) -> Float[Array, "*t"]:
+        """The standard error of that score, NaN for a rule without one."""
+        return self._taken(jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread)
 
     def predict(self, X: Any, **options: Any) -> Array:
         """Predictions of the model that was chosen."""
