@@ -199,6 +199,8 @@ def linear():
     size = {"X": X, "y": Y, "radius": np.array(0.5), "weights": W, "penalty": P}
     ball = lambda X, y, radius, **more: read(jxr.ridge_ball(X, y, radius, **more), fit + " lam")  # noqa: E731
     add("ridge_ball", "ridge_ball", ball, size, lam="radius")
+    signed = lambda X, y, lam, **more: read(jxr.ridge_positive(X, y, lam, **more), fit)  # noqa: E731
+    add("ridge_positive", "ridge_positive", signed, both)
     size = {"X": X, "y": Y, "fraction": np.array(0.4), "weights": W, "penalty": P}
     part = lambda X, y, fraction, **more: read(jxr.ridge_fraction(X, y, fraction, **more), fit + " lam")  # noqa: E731
     add("ridge_fraction", "ridge_fraction", part, size, lam="fraction")

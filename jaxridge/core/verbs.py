@@ -75,7 +75,7 @@ CURES: dict[str, tuple[tuple[str, str], ...]] = {
     "seed": _SEED,
     "copy_X": (("", "there is none: arrays are never changed"),),
     "n_jobs": (("", "there is none: XLA uses all cores"),),
-    "positive": (("", "bounds are those of least_squares(residual, x0, lam=lam, bounds=(0.0, None))"),),
+    "positive": (("", "ridge_positive has coefficients that are not negative, least_squares other bounds"),),
     "verbose": (("callback", "write callback, a function that is shown every step"), ("", "there is none")),
 }
 

@@ -5,6 +5,7 @@ from jaxridge.linear.banded import BandedFit, ridge_banded, ridge_banded_cv
 from jaxridge.linear.bayes import RidgePosterior, ridge_posterior
 from jaxridge.linear.fit import Fit
 from jaxridge.linear.inference import Inference, ridge_inference
+from jaxridge.linear.positive import ridge_positive
 from jaxridge.linear.ridge import ridge, ridge_ball, ridge_compare, ridge_cv, ridge_fraction, ridge_path, ridge_score
 from jaxridge.linear.risk import RidgeRisk, ridge_risk
 from jaxridge.linear.shards import OnMesh
@@ -35,6 +36,7 @@ __all__ = [
     "ridge_fraction",
     "ridge_inference",
     "ridge_path",
+    "ridge_positive",
     "ridge_posterior",
     "ridge_risk",
     "ridge_score",
