@@ -66,7 +66,8 @@ def _one(design: Design, y: Float[Array, " n"], lam: Scalar) -> Fit:
     single = design.terms._replace(single=True)
     whole = dataclasses.replace(design, y=y[:, None], terms=single)
     free, kink, solved = _support(*frozen((whole, lam)))
-    part = dataclasses.replace(whole, X=jnp.where(free[None, :], whole.X, 0.0))
+    # A product, which leaves NaN where it was.
+    part = dataclasses.replace(whole, X=whole.X * free[None, :].astype(y.dtype))
     fit = from_design.factor(part).fit(lam)
     fine = fit.result == RESULTS.successful
     result = override(RESULTS.at_kink, fine & kink, fit.result)

@@ -1,12 +1,15 @@
 """The arguments of nonlinear verbs that are not numbers, or a ``ValueError`` that says what to write instead."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxridge.core.checks import as_function
 from jaxridge.optimize import losses
@@ -67,6 +70,35 @@ def as_bounds(bounds: Any, x0: Any) -> Any:
     if (isinstance(bounds, list) and isinstance(sides[0], tuple)) or any(len(side) != x0.size for side in sides):
         raise ValueError(f"bounds has a pair for each variable, or as many numbers as x0 has not; pass {pair}.")
     return tuple(jnp.asarray(side, x0.dtype) if isinstance(side, tuple | list) else side for side in bounds)
+
+
+class WithoutAux(eqx.Module):
+    """The residual of a function that returns it with something else beside it."""
+
+    both: Callable[[Any, Any], tuple[Any, Any]]
+
+    def __call__(self, x: Any, args: Any) -> Any:
+        """The first of the pair."""
+        pair = self.both(x, args)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError("residual returns no pair; with has_aux=True it returns (residuals, aux).")
+        return pair[0]
+
+
+def say_outside(x0: Any, box: Any) -> None:
+    """A warning that names the parameters of x0 that lie outside of their bounds, where numbers are known."""
+    if box is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x0, box))):
+        return
+    outside, start = (np.asarray(box.lower), np.asarray(box.upper)), 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x0):
+        lower, upper = (side[start : start + leaf.size].reshape(leaf.shape) for side in outside)
+        start += leaf.size
+        leaf = np.asarray(leaf)
+        if ((leaf < lower) | (leaf > upper)).any() and (lower <= upper).all():
+            name = f"x0{jax.tree_util.keystr(path)}"
+            warnings.warn(
+                f"{name} lies outside its bounds; the search starts at the nearest point inside.", stacklevel=5
+            )
 
 
 def _size(bounds: Any) -> str:

@@ -80,6 +80,9 @@ def test_codes():
         assert jxr.ridge_positive(X, Y[:, 0], lam).result == getattr(RESULTS, code)
     bad = jxr.ridge_positive(X, np.where(np.arange(30)[:, None] == 3, [np.nan, 1.0], Y), 1.0)
     assert np.asarray(bad.result == RESULTS.nonfinite_input).tolist() == [True, False]
+    spoilt = jxr.ridge_positive(np.where(np.arange(30)[:, None] == 3, np.nan, X), Y, 1.0)
+    assert np.all(np.asarray(spoilt.result == RESULTS.nonfinite_input))
+    assert np.all(np.isnan(spoilt.coef))
     with pytest.raises(TypeError, match=r"ridge has no argument 'positive': ridge_positive"):
         jxr.ridge(X, Y, 1.0, positive=True)
     many = jax.vmap(lambda lam: jxr.ridge_positive(X, Y, lam).coef)(jnp.array([0.1, 1.0]))
