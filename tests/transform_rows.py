@@ -658,6 +658,12 @@ def nonlinear():
 
     add("uncertainty", "optimize.uncertainty", uncertain, {"y": DECAY}, **more)
 
+    def at_the_end(y):
+        found = optimize.linearised(decay, jxr.least_squares(decay, jnp.array([1.0, 1.0, 0.0], y.dtype), y), y)
+        return found.residual, found.jacobian
+
+    add("linearised", "optimize.linearised", at_the_end, {"y": DECAY}, **more)
+
 
 for fill in (linear, kernel_wing, inverse_wing, nonlinear):
     fill()

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core import plan
-from jaxridge.core.checks import as_points
+from jaxridge.core.checks import as_points, names_of
 from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import log_spaced, matmul
 from jaxridge.core.rows import count, map_rows, same_kind
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernels.base import Kernel
+from jaxridge.linear.fit import in_order
 
 __all__ = ["KernelFactored", "KernelFit", "default_grid", "predict", "span_of"]
 
@@ -41,12 +42,22 @@ class KernelFit(Model):
     dof: Array | None = None
     iterations: Array | None = None
     residual_norm: Array | None = None
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)  # of the columns, if points were a data frame
 
     shared: ClassVar[tuple[str, ...]] = ("kernel", "points")
 
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
-        """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes."""
+        """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes.
+
+        Columns of a data frame are found by their names.
+        """
+        X = points_in_order("X", X, self.names)
         return predict("X", self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
+
+
+def points_in_order(name: str, X: Any, names: tuple[str, ...] | None) -> Any:
+    """Points as arrays, the columns of a data frame found by their names if the model knows any."""
+    return as_points(name, X) if names_of(X) is None else in_order(name, X, names)
 
 
 @eqx.filter_jit

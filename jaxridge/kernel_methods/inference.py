@@ -8,6 +8,7 @@ Bands are those of E f̂(x), the smoothed function; ``bias`` is what the formula
 −S(x)r for residuals r. A Gaussian process has wider bands, which count the bias as chance: `kernel_posterior`.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_lam, as_points
+from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.numbers import matmul
@@ -24,7 +25,7 @@ from jaxridge.core.results import messages
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.core.verbs import verb
-from jaxridge.kernel_methods.fit import KernelFit
+from jaxridge.kernel_methods.fit import KernelFit, points_in_order
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernel_methods.kernel_ridge import chosen_solver, problem_of
 from jaxridge.kernel_methods.spectrum import KernelSpectrum
@@ -92,14 +93,11 @@ class KernelInference(Record):
     def __str__(self) -> str:
         return repr(self) if self.sigma.ndim else self.summary()
 
-    @eqx.filter_jit
     def _smoother(self, X: Any) -> Float[Array, "n m"]:
         """S(x), a column for each point."""
-        X, fit, problem = as_points("X", X), self.fit, self.factored.problem
-        same_kind("X", X, "the model", fit.points)
-        across = fit.kernel.matrix(fit.points, X).astype(problem.y.dtype)
-        ones = jnp.ones(across.shape[1], across.dtype)
-        return self.factored.solve(fit.lam, problem.weigh(across), ones)[0]
+        X = points_in_order("X", X, self.fit.names)
+        same_kind("X", X, "the model", self.fit.points)
+        return _smoother(self.factored, self.fit.lam, X)
 
     def _spread(self, X: Any) -> Float[Array, " m"]:
         """√(Σᵢ Sᵢ²/ωᵢ); a row of weight 0 has no part in S."""
@@ -151,7 +149,15 @@ def kernel_ridge_inference(
         raise ValueError(
             "kernel_ridge_inference needs a dense solver, such as kernel_methods.Cholesky(), and its memory."
         )
-    return _inference(problem, lam, solver)
+    found = _inference(problem, lam, solver)
+    return dataclasses.replace(found, fit=found.fit.with_names(names_of(points)))
+
+
+@eqx.filter_jit
+def _smoother(factored: KernelSpectrum, lam: Scalar, X: Any) -> Float[Array, "n m"]:
+    problem = factored.problem
+    across = problem.kernel.matrix(problem.points, X).astype(problem.y.dtype)
+    return factored.solve(lam, problem.weigh(across), jnp.ones(across.shape[1], across.dtype))[0]
 
 
 @eqx.filter_jit

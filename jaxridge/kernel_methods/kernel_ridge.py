@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_floats, as_lam, as_lams, as_points
+from jaxridge.core.checks import as_floats, as_lam, as_lams, as_points, names_of
 from jaxridge.core.factored import Solver, Terms, as_solver
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
@@ -83,7 +83,8 @@ def kernel_ridge(
     """
     problem = problem_of(points, y, weights, intercept, kernel)
     lam = as_lam(lam, problem.y, problem.single)
-    return _kernel_ridge(problem, lam, chosen_solver(solver, problem, 1, memory))
+    fit = _kernel_ridge(problem, lam, chosen_solver(solver, problem, 1, memory))
+    return fit.with_names(names_of(points))
 
 
 @verb()
@@ -115,7 +116,8 @@ def kernel_ridge_path(
     problem = problem_of(points, y, weights, intercept, kernel)
     lams = as_lams(lams, problem.y)
     count = 100 if lams is None else lams.shape[0]
-    return _kernel_ridge_path(problem, lams, chosen_solver(solver, problem, count, memory))
+    path = _kernel_ridge_path(problem, lams, chosen_solver(solver, problem, count, memory))
+    return path.with_names(names_of(points))
 
 
 @verb()
@@ -157,7 +159,8 @@ def kernel_ridge_cv(
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     solver = chosen_solver(solver, problem, 100, memory, select.needs_leverages(rule))
     memory = min(plan.as_bytes(memory), plan.MEMORY)
-    return _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, assess, solver, memory)
+    choice = _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, assess, solver, memory)
+    return choice.with_names(names_of(points))
 
 
 @verb()
@@ -190,7 +193,8 @@ def kernel_ridge_compare(
     solver = chosen_solver(solver, problem, 100, memory, leverages)
     memory = min(plan.as_bytes(memory), plan.MEMORY)
     choices = _kernel_ridge_compare(problem, as_lams(lams, problem.y), rules, solver, memory)
-    return select.Comparison(tuple(rules), {name: choices[name] for name in rules})
+    names = names_of(points)
+    return select.Comparison(tuple(rules), {name: choices[name].with_names(names) for name in rules})
 
 
 @verb()
@@ -260,7 +264,7 @@ def kernel_ridge_ball(
             f"kernel_ridge_ball looks for its lam from 0 on, where {type(solver).__name__} is not right; pass "
             "solver=kernel_methods.Eigen(), with the memory that it takes, or Nystroem(key)."
         )
-    return _kernel_ridge_ball(problem, radius, solver)
+    return _kernel_ridge_ball(problem, radius, solver).with_names(names_of(points))
 
 
 def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) -> KernelProblem:

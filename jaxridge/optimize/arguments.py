@@ -89,16 +89,15 @@ def say_outside(x0: Any, box: Any) -> None:
     """A warning that names the parameters of x0 that lie outside of their bounds, where numbers are known."""
     if box is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x0, box))):
         return
-    outside, start = (np.asarray(box.lower), np.asarray(box.upper)), 0
+    sides, start = (np.asarray(box.lower), np.asarray(box.upper)), 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(x0):
-        lower, upper = (side[start : start + leaf.size].reshape(leaf.shape) for side in outside)
+        lower, upper = (side[start : start + leaf.size].reshape(leaf.shape) for side in sides)
         start += leaf.size
         leaf = np.asarray(leaf)
         if ((leaf < lower) | (leaf > upper)).any() and (lower <= upper).all():
             name = f"x0{jax.tree_util.keystr(path)}"
-            warnings.warn(
-                f"{name} lies outside its bounds; the search starts at the nearest point inside.", stacklevel=5
-            )
+            said = f"{name} lies outside its bounds; the search starts at the nearest point inside."
+            warnings.warn(said, stacklevel=5)
 
 
 def _size(bounds: Any) -> str:
