@@ -69,11 +69,14 @@ def _one(design: Design, y: Float[Array, " n"], lam: Scalar) -> Fit:
     # A product, which leaves NaN where it was.
     part = dataclasses.replace(whole, X=whole.X * free[None, :].astype(y.dtype))
     fit = from_design.factor(part).fit(lam)
+    # What rounding leaves of a column of zeros.
+    kept = [j for j in range(fit.coef.shape[0]) if j not in design.terms.unpenalized]
+    signs = jnp.ones_like(fit.coef).at[jnp.array(kept, int)].set(free.astype(y.dtype))
     fine = fit.result == RESULTS.successful
     result = override(RESULTS.at_kink, fine & kink, fit.result)
     result = override(RESULTS.open_gap, fine & ~solved, result)
     result = override(RESULTS.lam_not_positive, (lam == 0) | jnp.isinf(lam), result)
-    return dataclasses.replace(fit, result=result)
+    return dataclasses.replace(fit, coef=fit.coef * signs, result=result)
 
 
 def _support(design: Design, lam: Scalar) -> tuple[Bool[Array, " d"], Bool[Array, ""], Bool[Array, ""]]:

@@ -7,6 +7,7 @@ import oracles
 import pytest
 import scipy.optimize
 from lines import check_derivatives
+from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
 import jaxridge as jxr
@@ -56,12 +57,22 @@ def test_units_offsets_and_float32(dtype, unit):
     fit = jxr.ridge_positive(x, y, dtype(1.0), standardize=True)
     want = jxr.ridge_positive(x.astype(float), y.astype(float), 1.0, standardize=True)
     assert fit.coef.dtype == dtype
+    assert np.all(fit.coef >= 0)
     np.testing.assert_array_equal(fit.coef == 0, want.coef == 0)
     np.testing.assert_allclose(fit.coef, want.coef, rtol=0, atol=1e-3 * np.max(np.abs(want.coef)))
     free = np.asarray(want.coef) > 0
     coef, intercept = oracles.ridge(x.astype(float)[:, free], y.astype(float), 1.0, standardize=True)
     np.testing.assert_allclose(want.coef[free], coef, rtol=1e-7)
     np.testing.assert_allclose(want.intercept, intercept, rtol=1e-7)
+
+
+def test_zeros_are_zeros_in_float32():
+    """Nearly dependent columns, of which rounding left some a coefficient of 1e-6, negative ones too."""
+    table = load_diabetes()
+    fit = jxr.ridge_positive(np.float32(table.data), np.float32(table.target), 1.0)
+    want = Ridge(alpha=1.0, positive=True, tol=1e-12, max_iter=100_000).fit(table.data, table.target).coef_
+    np.testing.assert_array_equal(fit.coef == 0, np.abs(want) < 1e-6)
+    np.testing.assert_allclose(fit.coef, want, atol=2e-3 * want.max())
 
 
 def test_derivatives_in_everything():
