@@ -98,7 +98,7 @@ class Inference(Record):
             raise ValueError("summary prints one target; call ridge_inference on one column of y.")
         names = self.names or tuple(f"x{j}" for j in range(self.coef.shape[0]))
         t = student(level, self.residual_dof)
-        rows = [("intercept", self.intercept, self.intercept_error, jnp.nan)]
+        rows: list[tuple[Any, ...]] = [("intercept", self.intercept, self.intercept_error, None)]
         rows += list(zip(names, self.coef, self.standard_error, self.bias, strict=True))
         head = ("", "coef", "std err", f"[{(1 - level) / 2:.3g}", f"{(1 + level) / 2:.3g}]", "bias")
         lines = [(name, w, error, w - t * error, w + t * error, bias) for name, w, error, bias in rows]

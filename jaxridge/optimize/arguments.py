@@ -106,7 +106,14 @@ def _size(bounds: Any) -> str:
 
 def refuse_square(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> None:
     """``ValueError`` where a residual is square because a column (n, 1) met a vector (n,)."""
-    for leaf in jax.tree.leaves(jax.eval_shape(residual, x, args)):
+    try:
+        shapes = jax.eval_shape(residual, x, args)
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError(
+            "residual gives its parameters to a function of NumPy, which has no derivatives; write that of jax.numpy, "
+            "such as jnp.exp for np.exp."
+        ) from error
+    for leaf in jax.tree.leaves(shapes):
         shape = jnp.shape(leaf)
         if len(shape) == 2 and shape[0] == shape[1] > 1 and _crossed(residual, x, args, shape[0]):
             raise ValueError(

@@ -142,7 +142,7 @@ class Choice(Record):
             raise ValueError("summary prints one choice; choose for one column of y.")
         index = int(self.index)
         near = range(max(0, index - 2), min(len(self.lams), index + 3))
-        spread = jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread
+        spread = dict.fromkeys(near) if self.spread is None else self.spread
         rows = [("->" if k == index else "", self.lams[k], self.scores[k], spread[k]) for k in near]
         said = "" if self.assessment is None else self.assessment.summary()
         parts = [table(("", "lam", "score", "std err"), rows), self.message(), said, self.fit.summary()]
