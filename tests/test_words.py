@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxridge as jxr
-from jaxridge import inverse, kernels, optimize, select
+from jaxridge import inverse, kernels, operators, optimize, select
 
 X = np.arange(12.0).reshape(6, 2) % 5
 y = np.arange(6.0) % 4
@@ -73,6 +73,8 @@ VALUES = [
     (lambda: jxr.least_squares(lambda x: line(x, None), x0), "residual takes (x) and is called as residual(x, args)"),
     (lambda: inverse.compare(X, y, rules=[select.gcv]), "pass a dict of names and rules"),
     (lambda: jxr.least_squares(lambda x, _: np.exp(x) - 1.0, x0), "such as jnp.exp for np.exp"),
+    (lambda: jxr.tikhonov(X, y, 1.0, L="gradient"), "such as operators.difference(shape)"),
+    (lambda: jxr.tikhonov(operators.gaussian_blur((4, 5), 1.0), np.ones(20), 1.0), "pass b.reshape(4, 5)"),
     (lambda: jxr.save(jxr.ridge(X, y, 1.0), "fit.npz"), "write save(path, record)"),
 ]
 ATTRIBUTES = [
