@@ -11,8 +11,9 @@ from jaxridge.linear.design import column_sd
 from jaxridge.linear.fit import Fit
 from jaxridge.plot_axis import FONT, finish, log_axis, mark_ends, name_starts
 from jaxridge.select.choice import Choice, Path
+from jaxridge.select.compare import Comparison
 
-__all__ = ["COLOURS", "STYLE", "dof", "figure", "formats", "images", "l_curve", "path", "picard", "scores"]
+__all__ = ["COLOURS", "STYLE", "dof", "figure", "formats", "images", "l_curve", "path", "picard", "rules", "scores"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,6 +139,49 @@ def scores(
     finish(ax, axis)
     ax.set_ylabel("RMSE" if root else "score")
     return ax
+
+
+def rules(comparison: Comparison, ax: "Axes", *, target: int = 0) -> "Axes":
+    """The scores of several rules against λ, each from 0 at its least to 1 at its largest λ, and what each one takes.
+
+    Rules have units of their own, so that only the places and the breadths of their valleys can be compared.
+
+    Args: comparison: what `jaxridge.ridge_compare` or a sibling of it returned. ax: the matplotlib Axes to draw on.
+    target: which column of y, where there are several.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> from jaxridge import plot
+    >>> from matplotlib.figure import Figure
+    >>> found = jxr.ridge_compare(jnp.eye(3), jnp.arange(3.0), {"loo": jxr.select.loo}, [0.1, 1.0, 10.0])
+    >>> plot.rules(found, Figure().subplots()).get_ylabel()
+    'score, from its least to its end'
+    """
+    if not isinstance(comparison, Comparison):
+        raise ValueError(f"the record is a {type(comparison).__name__}; pass what jaxridge.ridge_compare returned.")
+    for i, name in enumerate(comparison.names):
+        choice = comparison.choices[name]
+        axis, colour = log_axis(choice.lams, target), COLOURS[i % len(COLOURS)]
+        every = np.asarray(choice.scores)
+        every = every if every.ndim == 1 else every[:, target]
+        shown, lam = _from_least(every, axis.order), float(np.atleast_1d(np.asarray(choice.lam))[0])
+        line = {"color": colour, "linestyle": STYLES[i % len(STYLES)], "linewidth": 1.8, "label": name}
+        ax.plot(axis.lams, shown[axis.order], **line)
+        mark_ends(ax, axis, shown, color=colour)
+        ax.plot(axis.place(lam), -0.06, "v", color=colour, markersize=7, markeredgecolor="white", zorder=5)
+        finish(ax, axis)
+    ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    ax.set_ylim(-0.1, min(1.6, ax.get_ylim()[1]))
+    ax.set_ylabel("score, from its least to its end")
+    ax.legend(loc="best")
+    return ax
+
+
+def _from_least(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """0 at the least of them, 1 at the largest λ, or at the largest score where the largest λ is the best."""
+    finite = np.where(np.isfinite(scores), scores, np.nan)
+    least, end = np.nanmin(finite), finite[order[-1]]
+    end = end if end > least else np.nanmax(finite)
+    return (finite - least) / (end - least if end > least else 1.0)
 
 
 def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: Any) -> "Axes":

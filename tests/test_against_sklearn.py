@@ -174,3 +174,37 @@ def test_longley_equals_lm_ridge():
     y, X = LONGLEY[:, 0], LONGLEY[:, 1:]
     choice = jxr.ridge_cv(X, y, np.arange(1001) * 1e-4, rule=gcv_of_mass, standardize=True)
     assert float(choice.lam) == pytest.approx(0.0057, abs=1e-9)
+
+
+# NIST StRD, Longley: the certified estimates and their standard deviations, the constant first.
+NIST = (
+    [-3482258.63459582, 15.0618722713733, -0.358191792925910e-01, -2.02022980381683, -1.03322686717359,
+     -0.511041056535807e-01, 1829.15146461355],
+    [890420.383607373, 84.9149257747669, 0.334910077722432e-01, 0.488399681651699, 0.214274163161675,
+     0.226073200069370, 455.478499142212],
+)  # fmt: skip
+
+
+def test_longley_has_the_certified_errors():
+    """Employment on the other columns, in the units of the archive; the condition number of X takes six digits."""
+    X, y = LONGLEY[:, [0, 1, 2, 3, 4, 5]] * [1.0, 1e3, 10.0, 10.0, 1e3, 1.0], 1e3 * LONGLEY[:, 6]
+    found = jxr.ridge_inference(X, y, 0.0)
+    np.testing.assert_allclose(np.append(found.intercept, found.coef), NIST[0], rtol=1e-7)
+    np.testing.assert_allclose(np.append(found.intercept_error, found.standard_error), NIST[1], rtol=1e-7)
+
+
+def test_least_squares_has_the_table_of_statsmodels():
+    sm = pytest.importorskip("statsmodels.api")
+    inflation = pytest.importorskip("statsmodels.stats.outliers_influence").variance_inflation_factor
+    X, y, w = LONGLEY[:, 1:4], LONGLEY[:, 6], LONGLEY[:, 0]
+    ours, theirs = jxr.ridge_inference(X, y, 0.0, weights=w), sm.WLS(y, sm.add_constant(X), weights=w).fit()
+    np.testing.assert_allclose(np.append(ours.intercept, ours.coef), theirs.params, rtol=1e-8)
+    np.testing.assert_allclose(np.append(ours.intercept_error, ours.standard_error), theirs.bse, rtol=1e-8)
+    np.testing.assert_allclose(np.stack(ours.interval(), 1), theirs.conf_int()[1:], rtol=1e-6)
+    np.testing.assert_allclose(
+        [ours.r2, ours.adjusted_r2, ours.aic, ours.bic],
+        [theirs.rsquared, theirs.rsquared_adj, theirs.aic, theirs.bic],
+        rtol=1e-9,
+    )
+    factors = [inflation(sm.add_constant(X), j) for j in (1, 2, 3)]
+    np.testing.assert_allclose(jxr.risk.variance_inflation(X), factors, rtol=1e-8)

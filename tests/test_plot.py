@@ -258,3 +258,17 @@ def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"jaxridge\[plot\]"):
         plot.formats()
+
+
+def test_rules_side_by_side_mark_what_each_takes():
+    X = np.random.default_rng(2).standard_normal((30, 4))
+    y = X[:, 0] + np.random.default_rng(3).standard_normal(30)
+    found = jxr.ridge_compare(X, y, {"loo": jxr.select.loo, "evidence": jxr.select.evidence})
+    ax = plot.rules(found, Figure().subplots())
+    marks = [line for line in ax.lines if line.get_marker() == "v"]
+    np.testing.assert_allclose([mark.get_xdata()[0] for mark in marks], found.lam)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["loo", "evidence"]
+    curve = ax.lines[0].get_ydata()
+    assert np.nanmin(curve) == pytest.approx(0.0, abs=1e-12)
+    with pytest.raises(ValueError, match=r"pass what jaxridge\.ridge_compare returned"):
+        plot.rules(found.choices["loo"], Figure().subplots())

@@ -117,13 +117,21 @@ def test_columns_of_a_frame_are_numbers_of_every_kind():
 def test_a_model_knows_its_columns_by_name():
     _, table = frame()
     turned = table[["rooms", "age", "owner"]]
-    models = [jxr.ridge(table, y[:4], 1.0), jxr.ridge_cv(table, y[:4], [1.0]), jxr.ridge_ball(table, y[:4], 0.5)]
-    path = jxr.ridge_path(table, y[:4], [0.5, 1.0])
+    targets, labels, kernel = y[:4], np.sign(y[:4] - np.median(y[:4])), {"kernel": jxr.kernels.RBF(20.0)}
+    models = [jxr.ridge(table, targets, 1.0), jxr.ridge_cv(table, targets, [1.0]), jxr.ridge_ball(table, targets, 0.5)]
+    models += [jxr.lasso(table, targets, 1.0), jxr.lasso_path(table, targets, [0.1, 1.0])]
+    models += [jxr.lasso_ball(table, targets, 0.5), jxr.ridge_positive(table, targets, 1.0)]
+    models += [jxr.svm(table, labels, 1.0), jxr.svm(table, labels, 1.0, **kernel)]
+    models += [jxr.kernel_ridge(table, targets, 1.0, **kernel)]
+    models += [jxr.kernel_ridge_path(table, targets, [0.5, 1.0], **kernel)]
+    path = jxr.ridge_path(table, targets, [0.5, 1.0])
     for model in [*models, path, path[1], path[:1], path.at(3.0)]:
         assert jnp.array_equal(model.predict(turned), model.predict(table))
         assert jnp.array_equal(model.predict(np.asarray(table, float)), model.predict(table))
         with pytest.raises(ValueError, match="X has no column 'age'"):
             model.predict(table[["rooms", "owner"]])
+    posterior = jxr.kernel_posterior(table, targets, 1.0, **kernel)
+    assert jnp.array_equal(posterior.variance(turned), posterior.variance(np.asarray(table, float)))
     rows = np.tile(np.asarray(table, float), (3, 1))
     found = jxr.ridge_inference(type(table)(rows, columns=table.columns), np.tile(y[:4], 3), 1.0)
     for ours, theirs in zip(found.prediction(turned), found.prediction(np.asarray(table, float)), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxridge as jxr
-from jaxridge import inverse, kernels, select
+from jaxridge import inverse, kernels, operators, optimize, select
 
 X = np.arange(12.0).reshape(6, 2) % 5
 y = np.arange(6.0) % 4
@@ -28,7 +28,9 @@ WORDS = [
     (lambda: jxr.ridge(X, y, 1.0, normalize=True), "'normalize': write standardize"),
     (lambda: jxr.ridge(X, y, 1.0, standardise=True), "'standardise': is it standardize?"),
     (lambda: jxr.ridge(X, y, 1.0, cv=5), "ridge_cv and kernel_ridge_cv choose"),
-    (lambda: jxr.ridge(X, y, 1.0, positive=True), "least_squares"),
+    (lambda: jxr.ridge(X, y, 1.0, positive=True), "ridge_positive"),
+    (lambda: jxr.ridge(X, y, 1.0, family="binomial"), "for classes there is svm"),
+    (lambda: jxr.lasso(X, y, alpha=0.5), "lam = 2n·alpha"),
     (lambda: jxr.ridge(X, y, 1.0, whatever=1), "it takes X, y, lam, solver, intercept"),
     (lambda: jxr.ridge_ball(X, y, 1.0, fit_intercept=True), "ridge_ball has no argument 'fit_intercept'"),
     (lambda: jxr.ridge_cv(X, y, cv=5), "ridge_cv has no argument 'cv': write rule=select.kfold(5)"),
@@ -70,6 +72,19 @@ VALUES = [
     (lambda: jxr.least_squares(line, x0, bounds=(jnp.zeros(1), None)), "one number does for all"),
     (lambda: jxr.least_squares(lambda x: line(x, None), x0), "residual takes (x) and is called as residual(x, args)"),
     (lambda: inverse.compare(X, y, rules=[select.gcv]), "pass a dict of names and rules"),
+    (lambda: jxr.least_squares(lambda x, _: np.exp(x) - 1.0, x0), "such as jnp.exp for np.exp"),
+    (lambda: jxr.tikhonov(X, y, 1.0, L="gradient"), "such as operators.difference(shape)"),
+    (lambda: jxr.tikhonov(operators.gaussian_blur((4, 5), 1.0), np.ones(20), 1.0), "pass b.reshape(4, 5)"),
+    (lambda: jxr.save(jxr.ridge(X, y, 1.0), "fit.npz"), "write save(path, record)"),
+]
+ATTRIBUTES = [
+    (lambda: jxr.ridge(X, y, 1.0).coef_, "Fit has no attribute 'coef_': write coef."),
+    (lambda: jxr.ridge(X, y, 1.0).alpha, "write lam."),
+    (lambda: jxr.ridge_cv(X, y).best_score_, "Choice has no attribute 'best_score_': write score_found."),
+    (lambda: jxr.ridge_cv(X, y).coef, "write fit.coef."),
+    (lambda: jxr.least_squares(line, x0).x, "Solution has no attribute 'x': write value."),
+    (lambda: jxr.ridge(X, y, 1.0).support_vectors_, "it has coef, intercept, lam"),
+    (lambda: jxr.ridge_path(X, y, [1.0]).coef_, "write coef."),
 ]
 
 
@@ -83,6 +98,21 @@ def test_unknown_words_are_answered(call, said):
 def test_values_of_another_kind_are_answered(call, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         call()
+
+
+@pytest.mark.parametrize(("call", "said"), ATTRIBUTES, ids=[said for _, said in ATTRIBUTES])
+def test_attributes_of_other_libraries_are_answered(call, said):
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        call()
+
+
+def test_a_curve_fit_has_a_table_of_errors():
+    residual = lambda x, _: x["level"] + x["slopes"][0] * X[:, 0] - y  # noqa: E731
+    fit = jxr.least_squares(residual, {"level": 0.0, "slopes": jnp.ones(1)})
+    found = optimize.uncertainty(residual, fit)
+    text = found.summary()
+    assert all(word in text for word in ("x['level']", "x['slopes'][0]", "std err", "0.975]", "sigma"))
+    assert f"{float(found.standard_errors['level']):.6g}" in text
 
 
 def test_a_gamma_becomes_that_scale():
@@ -131,7 +161,7 @@ def test_a_column_against_a_vector_is_no_matrix_of_residuals():
 
 
 def test_a_pair_of_lists_are_bounds_and_a_square_residual_is_one():
-    found = jxr.least_squares(line, x0[:2], bounds=([0.0, 0.0], [1.0, 0.3]))
+    found = jxr.least_squares(line, 0.2 * x0[:2], bounds=([0.0, 0.0], [1.0, 0.3]))
     assert jnp.all((found.value >= 0) & (found.value <= jnp.array([1.0, 0.3])))
     square = jxr.least_squares(lambda x, _: x - jnp.eye(2), jnp.zeros((2, 2)))
     np.testing.assert_allclose(square.value, np.eye(2), atol=1e-8)

@@ -191,9 +191,16 @@ def linear():
     options = {"per_target": True, "refine": True}
     name = "ridge_cv evidence per target, refined"
     add(name, "ridge_cv", cv(select.evidence, "lam", **options), targets, still=("lams",), refused={SECOND: twice})
+
+    def compared(X, y, lams, weights):
+        return read(jxr.ridge_compare(X, y, {"loo": select.loo, "gcv": select.gcv}, lams, weights=weights), "lam coef")
+
+    add("ridge_compare", "ridge_compare", compared, grid, still=("lams",), refused={SECOND: twice})
     size = {"X": X, "y": Y, "radius": np.array(0.5), "weights": W, "penalty": P}
     ball = lambda X, y, radius, **more: read(jxr.ridge_ball(X, y, radius, **more), fit + " lam")  # noqa: E731
     add("ridge_ball", "ridge_ball", ball, size, lam="radius")
+    signed = lambda X, y, lam, **more: read(jxr.ridge_positive(X, y, lam, **more), fit)  # noqa: E731
+    add("ridge_positive", "ridge_positive", signed, both)
     size = {"X": X, "y": Y, "fraction": np.array(0.4), "weights": W, "penalty": P}
     part = lambda X, y, fraction, **more: read(jxr.ridge_fraction(X, y, fraction, **more), fit + " lam")  # noqa: E731
     add("ridge_fraction", "ridge_fraction", part, size, lam="fraction")
@@ -327,7 +334,7 @@ def kernel_wing():
     K, key, RBF = kernel_methods, jax.random.key(7), kernels.RBF
     points, y, w = X, Y, W
     live = {"points": points, "y": y, "lam": np.array(0.3), "scale": np.array(1.1), "weights": w}
-    fit = "dual_coef intercept rss"
+    fit = "dual_coef intercept rss norm"
     solvers = {"default": None, "eigen": K.Eigen(), "tridiagonal": K.Tridiagonal(), "mixed": K.Mixed()}
     large = {
         "iterative": jxr.Iterative(key, tol=1e-12),
@@ -350,6 +357,14 @@ def kernel_wing():
         add(f"kernel_ridge {name}", "kernel_ridge", ridge(solver), live, **more)
     bare = {name: x for name, x in live.items() if name != "weights"}
     add("kernel_ridge bare", "kernel_ridge", ridge(None, intercept=False), bare)
+
+    size = {name: x for name, x in live.items() if name != "lam"} | {"radius": np.array(0.9)}
+
+    def ball(points, y, radius, scale, weights):
+        fit = jxr.kernel_ridge_ball(points, y, radius, kernel=RBF(scale), weights=weights)
+        return read(fit, "dual_coef intercept rss norm lam")
+
+    add("kernel_ridge_ball", "kernel_ridge_ball", ball, size, lam="radius", rtol=1e-5)
 
     def path(solver):
         def fn(points, y, lams, scale, **more):
@@ -411,6 +426,13 @@ def kernel_wing():
     for name in ("loo", "gcv"):
         refined = cv(rules[name], "lam fit.dual_coef", refine=True)
         add(f"kernel_ridge_cv {name} refined", "kernel_ridge_cv", refined, grid, still=("lams",), rtol=1e-5)
+
+    def compared(points, y, lams, scale, weights):
+        rules = {"loo": select.loo, "gcv": select.gcv}
+        found = jxr.kernel_ridge_compare(points, y, rules, lams, kernel=RBF(scale), weights=weights)
+        return read(found, "lam dual_coef norm")
+
+    add("kernel_ridge_compare", "kernel_ridge_compare", compared, grid, still=("lams",), rtol=1e-5)
 
     def posterior(solver):
         def fn(points, y, lam, scale, noise, **more):
@@ -635,6 +657,12 @@ def nonlinear():
         return read(found, "covariance sigma standard_errors")
 
     add("uncertainty", "optimize.uncertainty", uncertain, {"y": DECAY}, **more)
+
+    def at_the_end(y):
+        found = optimize.linearised(decay, jxr.least_squares(decay, jnp.array([1.0, 1.0, 0.0], y.dtype), y), y)
+        return found.residual, found.jacobian
+
+    add("linearised", "optimize.linearised", at_the_end, {"y": DECAY}, **more)
 
 
 for fill in (linear, kernel_wing, inverse_wing, nonlinear):

@@ -41,6 +41,8 @@ def save(path: str | os.PathLike[str], record: Any) -> None:
     ...     print(jxr.load(f"{folder}/fit.npz").coef)
     [0.5 1.5]
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path is a {type(path).__name__}; write save(path, record), the file's name first.")
     arrays: dict[str, np.ndarray] = {}
     description = json.dumps({"format": FORMAT, "record": _described(record, arrays, "record")})
     target = Path(path)

@@ -89,9 +89,9 @@ class Model(Record):
     shared: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def axes(cls) -> Any:
+    def axes(cls, axis: int = 0) -> Any:
         """Where the axis of λ lies in each field, for ``vmap``."""
-        return cls(**{field.name: None if field.name in cls.shared else 0 for field in _arrays(cls)})
+        return cls(**{field.name: None if field.name in cls.shared else axis for field in _arrays(cls)})
 
     def with_names(self, names: tuple[str, ...] | None) -> Any:
         """The same with names of columns, where a model has columns."""

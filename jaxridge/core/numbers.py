@@ -90,6 +90,15 @@ def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
     return jax.lax.bitcast_convert_type(biased << info.nmant, dtype)
 
 
+def norm_in(w: Float[Array, "n t"], Aw: Float[Array, "n t"]) -> Float[Array, " t"]:
+    """√(wᵀAw) of each column for a semidefinite A, with derivative 0 where it is 0.
+
+    In units of w, of which squares of 1e±200 leave the range of the dtype. Where A is rounding to w it is 0.
+    """
+    unit = power_of_two(exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(w)), axis=0, initial=0.0)), w.dtype)
+    return unit * safe_sqrt(jnp.maximum(jnp.sum((w / unit[None, :]) * (Aw / unit[None, :]), axis=0), 0.0))
+
+
 def cutoff(s: Float[Array, " m"], shape: tuple[int, ...]) -> Scalar:
     """Below this a singular value of a matrix of that shape is rounding: a few √m eps s₁ for m = min(shape).
 

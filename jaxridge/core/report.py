@@ -14,6 +14,15 @@ from jaxridge.core.results import RESULTS, messages
 
 __all__ = ["Record", "brief", "table"]
 
+# Words of other libraries for what records have.
+ELSEWHERE = {
+    "x": "value",
+    "fun": "cost",
+    "alpha": "lam",
+    "best_score": "score_found",
+    "params": "coef",
+    "bse": "standard_error",
+}
 SHOWN = 6  # numbers of an array that are printed; of a longer one shape and range are
 
 
@@ -25,6 +34,10 @@ class Record(eqx.Module):
         shown = ", ".join(f"{name}={brief(value)}" for name, value in fields if value is not None)
         return f"{type(self).__name__}({shown})"
 
+    def __getattr__(self, name: str) -> Any:
+        """Of a name that is not there: what to write instead, where that is known."""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{_cure(self, name)}")
+
     def summary(self) -> str:
         """The fields, a line for each, and what their codes say, as text."""
         fields = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self) if field.repr]
@@ -33,6 +46,21 @@ class Record(eqx.Module):
         return "\n".join(
             [*lines, *(message for name, value in fields if name == "result" for message in messages(value))]
         )
+
+
+def _cure(record: Record, name: str) -> str:
+    """What has this name in a record, or in one of its fields; in words of other libraries too."""
+    if name.startswith("_"):
+        return ""
+    own = [field.name for field in dataclasses.fields(record)]
+    known = own + [word for word in dir(type(record)) if not word.startswith("_")]
+    for of in own:
+        part = record.__dict__.get(of)
+        known += [f"{of}.{field.name}" for field in dataclasses.fields(part)] if isinstance(part, Record) else []
+    plain = name.rstrip("_")
+    wanted = {plain, ELSEWHERE.get(plain, plain)}
+    found = [word for word in known if word.rpartition(".")[2] in wanted]
+    return f": write {found[0]}." if found else f"; it has {', '.join(own)}."
 
 
 def brief(value: Any) -> str:
@@ -88,7 +116,7 @@ def _codes(item: Any) -> str:
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    """Lines of columns: names to the left, numbers to the right, in six digits.
+    """Lines of columns: names to the left, numbers to the right, in six digits; words as they are.
 
     >>> from jaxridge.core.report import table
     >>> print(table(("", "coef"), [("slope", 1.5), ("start", -0.25)]))
@@ -96,7 +124,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     slope    1.5
     start  -0.25
     """
-    cells = [head, *((row[0], *(f"{float(value):.6g}" for value in row[1:])) for row in rows)]
+    shown = lambda value: value if isinstance(value, str) else "-" if value is None else f"{float(value):.6g}"  # noqa: E731
+    cells = [head, *(tuple(map(shown, row)) for row in rows)]
     widths = [max(len(row[j]) for row in cells) for j in range(len(head))]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)
     lines = ("  ".join(row).rstrip() for row in padded)

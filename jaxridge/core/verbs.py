@@ -15,7 +15,10 @@ _LAM = (("lam", "write lam, the same number"), ("lams", "write lams, a grid of t
 _GRID = (("lams", "write lams"), ("lam", "write lam for one number, or call the verb's twin for a path or a choice"))
 _SEED = (("", "nothing here is random but what takes a key, such as select.kfold(5, key) or Nystroem(key)"),)
 CURES: dict[str, tuple[tuple[str, str], ...]] = {
-    "alpha": _LAM,
+    "alpha": (
+        ("lam2", "write lam = 2n·alpha for scikit-learn's alpha; glmnet's alpha, a mixture, is lam against lam2"),
+        *_LAM,
+    ),
     "lambda_": _LAM,
     "lmbda": _LAM,
     "lambd": _LAM,
@@ -75,7 +78,8 @@ CURES: dict[str, tuple[tuple[str, str], ...]] = {
     "seed": _SEED,
     "copy_X": (("", "there is none: arrays are never changed"),),
     "n_jobs": (("", "there is none: XLA uses all cores"),),
-    "positive": (("", "bounds are those of least_squares(residual, x0, lam=lam, bounds=(0.0, None))"),),
+    "family": (("", "the loss is that of least squares; for classes there is svm"),),
+    "positive": (("", "ridge_positive has coefficients that are not negative, least_squares other bounds"),),
     "verbose": (("callback", "write callback, a function that is shown every step"), ("", "there is none")),
 }
 

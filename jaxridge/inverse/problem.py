@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 
 from jaxridge import operators
 from jaxridge.core.checks import as_floats
@@ -48,6 +49,8 @@ def problem_of(
     solver: Any = None,
 ) -> tuple[TikhonovProblem, Solver]:
     """Shapes and types are checked here, values never."""
+    if isinstance(L, str):
+        raise ValueError(f"L is {L!r}; pass a matrix or an operator, such as operators.difference(shape).")
     given = Map.of("A", A)
     outputs, dtype = given.outputs, given.outputs.dtype
     if given.is_matrix:
@@ -82,6 +85,8 @@ def _right_hand_sides(b: Any, layout: Layout, dtype: Any) -> tuple[Float[Array, 
     if len(leaves) > 1:
         return layout.flat(_like("b", b, layout, dtype, flat=False))[:, None], True
     shape = leaves[0][0]
+    if len(shape) > 1 and np.shape(b) == (layout.size,):
+        raise ValueError(f"b is flat, of shape {np.shape(b)}, and A gives {shape}; pass b.reshape{shape}.")
     b = as_floats("b", b, (len(shape), len(shape) + 1))
     if b.shape[: len(shape)] != shape:
         raise ValueError(f"b has shape {b.shape} and A gives {shape}; pass that, or a stack (*{shape}, t) of them.")

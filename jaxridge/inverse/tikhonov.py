@@ -15,7 +15,7 @@ is decided by what A and L are, and can be overridden by passing the solver:
 An x that must not be negative comes from `jaxridge.least_squares` of Ax − b, with ``lam`` and ``bounds=(0.0, None)``.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any, Unpack
 
 import equinox as eqx
@@ -24,15 +24,13 @@ import jax.numpy as jnp
 from jaxridge import select
 from jaxridge.core.checks import as_lam, as_lams
 from jaxridge.core.factored import Factored, Solver
-from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array
 from jaxridge.core.verbs import verb
 from jaxridge.inverse.fit import TikhonovFit, TikhonovProblem
 from jaxridge.inverse.problem import Options, problem_of
 from jaxridge.select.choice import Choice, Path
-from jaxridge.select.constraint import lam_of_norm, lam_of_residual
-from jaxridge.select.search import Found
+from jaxridge.select.constraint import fit_of_size, lam_of_residual
 
 __all__ = ["tikhonov", "tikhonov_ball", "tikhonov_cv", "tikhonov_path", "tikhonov_residual"]
 
@@ -172,18 +170,18 @@ def _cv(
 ) -> Choice:
     path = path_of(problem, lams, solver)
     found = select.search(rule, path.factored, path.lams, per_target=per_target, refined=refine)
-    return choice_of(path, rule, found, path.factored.fit(found.lam), lams is None)
+    choice = Choice(*found, select.with_code(found, path.factored.fit(found.lam)))
+    return outcome_of(path, rule, choice, lams is None)
 
 
-def choice_of(path: Path, rule: Any, found: Found, fit: TikhonovFit, searched: bool) -> Choice:
+def outcome_of(path: Path, rule: Any, found: Choice, searched: bool) -> Choice:
     """What was found, with a code where there is no such λ; ``searched`` says that the grid was not given."""
-    fit = select.with_code(found, fit)
-    result = fit.result
+    fit, result = found.fit, found.fit.result
     if hasattr(rule, "root"):
         result = _outcome(found.lam, result, fit.rss.shape)
     if searched or hasattr(rule, "root"):
         result = _within(path.factored, result, fit.rss.shape)
-    return Choice(*found, eqx.tree_at(lambda fit: fit.result, fit, result), path)
+    return dataclasses.replace(found, fit=eqx.tree_at(lambda fit: fit.result, fit, result), path=path)
 
 
 def _outcome(lam: Array, result: Any, shape: tuple[int, ...]) -> Any:
@@ -201,28 +199,19 @@ def _within(factored: Factored, result: Any, shape: tuple[int, ...]) -> Any:
 
 @eqx.filter_jit
 def _ball(problem: TikhonovProblem, radius: Array, solver: Solver) -> TikhonovFit:
-    return _bounded(problem, radius, lam_of_norm, solver)
+    factored = solver.factor(problem)
+    return fit_of_size(factored, radius, outcome=lambda fit: _within(factored, fit.result, fit.rss.shape))
 
 
 @eqx.filter_jit
 def _residual(problem: TikhonovProblem, delta: Array, solver: Solver) -> TikhonovFit:
-    multiplier = lambda factored, delta: lam_of_residual(factored, jnp.square(delta), None)  # noqa: E731
-    return _bounded(problem, delta, multiplier, solver, _outcome)
-
-
-def _bounded(
-    problem: TikhonovProblem,
-    size: Array,
-    multiplier: Callable[[Factored, Array], Array],
-    solver: Solver,
-    outcome: Callable[..., Any] = lambda lam, result, shape: result,
-) -> TikhonovFit:
-    """The solution at the λ where something has that size."""
     factored = solver.factor(problem)
-    size = jnp.broadcast_to(size, problem.y.shape[1:])
-    fit = factored.fit(multiplier(factored, poison(size, size >= 0)))
-    lam, valid = problem.squeeze((fit.lam, size >= 0))
-    result = override(
-        RESULTS.invalid_radius, ~valid, _within(factored, outcome(lam, fit.result, fit.rss.shape), fit.rss.shape)
-    )
-    return eqx.tree_at(lambda fit: (fit.lam, fit.result), fit, (lam, result))
+
+    def multiplier(factored: Factored, delta: Array) -> Array:
+        return lam_of_residual(factored, jnp.square(delta), None)
+
+    def outcome(fit: TikhonovFit) -> Any:
+        shape = fit.rss.shape
+        return _within(factored, _outcome(fit.lam, fit.result, shape), shape)
+
+    return fit_of_size(factored, delta, multiplier, outcome)

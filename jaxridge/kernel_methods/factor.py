@@ -41,6 +41,15 @@ class Factor(eqx.Module):
         """G in these coordinates."""
         raise NotImplementedError
 
+    def times(self, z: Float[Array, "p t"]) -> Float[Array, "p t"]:
+        """K̃ in these coordinates."""
+        raise NotImplementedError
+
+    def fitted(self, mu: Float[Array, " c"], z: Float[Array, "p t"]) -> Float[Array, "p t"]:
+        """K̃G in these coordinates: as I − μG where that does not cancel, so that what K̃ does not see is 0."""
+        small = (mu < 1.0)[None, :]
+        return jnp.where(small, z - self.damped(mu, z), self.times(self.within(mu, z)))
+
     def solve(self, form: KernelForm, mu: Float[Array, " c"], b: Float[Array, "n t"]) -> Float[Array, "n t"]:
         """Gb."""
         return self.back(form, self.within(mu, self.coordinates(form, b)))
@@ -110,6 +119,9 @@ class EigenFactor(Factor):
     def back(self, form: KernelForm, z: Array) -> Array:
         return matmul(self.U, z)
 
+    def fitted(self, mu: Array, z: Array) -> Array:
+        return self.e[:, None] * self.within(mu, z)
+
     def within(self, mu: Array, z: Array) -> Array:
         return self.seen(mu) * z
 
@@ -167,6 +179,9 @@ class CholeskyFactor(Factor):
     floor: Scalar
     definite: Bool[Array, ""]
     singular: Bool[Array, " c"]
+
+    def times(self, z: Array) -> Array:
+        return matmul(self.K, z)
 
     def over(self, form: KernelForm | None, mu: Float[Array, " c"], of: Any, *with_each: Array) -> Array:
         """``of(form, L, μ, ...)`` with LLᵀ = K̃ + μ for each μ."""

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core import plan
-from jaxridge.core.checks import as_points
+from jaxridge.core.checks import as_points, names_of
 from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import log_spaced, matmul
 from jaxridge.core.rows import count, map_rows, same_kind
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernels.base import Kernel
+from jaxridge.linear.fit import in_order
 
 __all__ = ["KernelFactored", "KernelFit", "default_grid", "predict", "span_of"]
 
@@ -24,7 +25,8 @@ class KernelFit(Model):
 
     ``points`` are those that carry coefficients: all that were fitted, or the centres of `Nystroem`.
     ``dual_coef`` (n,) or (n, t), ``intercept`` () or (t,), ``lam`` as it was used, ``rss`` (weighted residual sum of
-    squares), ``result`` (`RESULTS`, one for each target). In a `Path` each of these has an axis of λ in front, and
+    squares), ``norm`` √(αᵀKα), that of the function in the space of the kernel: how far from smooth it is, falling
+    as λ grows; ``result`` (`RESULTS`, one for each target). In a `Path` each of these has an axis of λ in front, and
     ``dof`` is there where the solver has it; ``iterations`` and ``residual_norm`` () or (t,), relative to the
     right-hand side, are those of an iterative solver.
     """
@@ -35,16 +37,27 @@ class KernelFit(Model):
     intercept: Float[Array, "*t"]
     lam: Array
     rss: Float[Array, "*t"]
+    norm: Float[Array, "*t"]
     result: Any
     dof: Array | None = None
     iterations: Array | None = None
     residual_norm: Array | None = None
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)  # of the columns, if points were a data frame
 
     shared: ClassVar[tuple[str, ...]] = ("kernel", "points")
 
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
-        """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes."""
+        """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes.
+
+        Columns of a data frame are found by their names.
+        """
+        X = points_in_order("X", X, self.names)
         return predict("X", self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
+
+
+def points_in_order(name: str, X: Any, names: tuple[str, ...] | None) -> Any:
+    """Points as arrays, the columns of a data frame found by their names if the model knows any."""
+    return as_points(name, X) if names_of(X) is None else in_order(name, X, names)
 
 
 @eqx.filter_jit
@@ -82,9 +95,9 @@ class KernelFactored(Factored):
         return self.coef(lam)
 
     def fit(self, lam: Lam) -> KernelFit:
-        parts = (self.coef(lam), self.intercept(lam), self.rss(lam), self.result(lam))
-        alpha, b, rss, result = self.problem.squeeze(parts)
-        return KernelFit(self.problem.kernel, self.points, alpha, b, lam, rss, result)
+        parts = (self.coef(lam), self.intercept(lam), self.rss(lam), self.norm(lam), self.result(lam))
+        alpha, b, rss, norm, result = self.problem.squeeze(parts)
+        return KernelFit(self.problem.kernel, self.points, alpha, b, lam, rss, norm, result)
 
     def coefficients(self, lams: Float[Array, "k *t"]) -> tuple[Float[Array, "k n t"], Float[Array, "k t"]]:
         """α and b at every λ."""

@@ -131,7 +131,8 @@ def kernel_form(design: KernelDesign) -> tuple[KernelForm, Float[Array, "p p"]]:
     size = jnp.max(jnp.abs(K))
     scale = power_of_two(exponent(size), dtype)
     y, level = from_level(y, weights, design.intercept)
-    finite, finite_y = jnp.isfinite(size), jnp.all(jnp.isfinite(y), axis=0)
+    # Not by the largest entry, which loses NaN on CPUs where the reduction is vectorised.
+    finite, finite_y = jnp.all(jnp.isfinite(K)), jnp.all(jnp.isfinite(y), axis=0)
     if weights is not None:
         finite_y &= jnp.all(jnp.isfinite(weights))
     valid = jnp.all(jnp.isfinite(root)) & jnp.any(root > 0)

@@ -16,7 +16,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_key
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import frozen, linear_root
-from jaxridge.core.numbers import matmul, poison, safe_divide
+from jaxridge.core.numbers import matmul, norm_in, poison, safe_divide
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.rows import copies, map_rows, take
 from jaxridge.core.types import Array, Float, Int, Lam
@@ -65,6 +65,7 @@ class _Solved(eqx.Module):
     alpha: Float[Array, "k n t"]
     intercept: Float[Array, "k t"]
     rss: Float[Array, "k t"]
+    norm: Float[Array, "k t"]
     result: Any
     iterations: Int[Array, "k t"]
     residual_norm: Float[Array, "k t"]
@@ -102,6 +103,9 @@ class IterativeFactored(KernelFactored):
         solved = self._solved(lam[None])
         return self.problem.y - self.product(solved.alpha[0]) - solved.intercept
 
+    def norm(self, lam: Lam) -> Float[Array, " t"]:
+        return self._solved(lam[None]).norm[0]
+
     def result(self, lam: Lam) -> Any:
         return jax.tree.map(lambda x: x[0], self._solved(lam[None]).result)
 
@@ -118,9 +122,9 @@ class IterativeFactored(KernelFactored):
 
     def fits(self, lams: Float[Array, "k *t"]) -> KernelFit:
         solved, problem = self._solved(lams), self.problem
-        parts = (solved.alpha, solved.intercept, solved.rss, solved.result, solved.iterations, solved.residual_norm)
-        alpha, b, rss, result, iterations, norms = problem.squeeze(parts)
-        return KernelFit(problem.kernel, self.points, alpha, b, lams, rss, result, None, iterations, norms)
+        names = ("alpha", "intercept", "rss", "norm", "result", "iterations", "residual_norm")
+        alpha, b, rss, norm, result, *how = problem.squeeze(tuple(getattr(solved, name) for name in names))
+        return KernelFit(problem.kernel, self.points, alpha, b, lams, rss, norm, result, None, *how)
 
     def without_rows(self) -> None:
         """The matrix and its preconditioner are too large to keep."""
@@ -135,17 +139,18 @@ class IterativeFactored(KernelFactored):
             Y, lam = y[:, columns % t], grid[columns]
             alpha, stats = self._solve(Y, lam)
             alpha = poison(alpha, jnp.isfinite(stats.residual_norm)[None, :])
-            rest = Y - self.product(alpha)
+            seen = self.product(alpha)
+            rest = Y - seen
             b = problem.mean(rest) if problem.intercept else jnp.zeros_like(lam)
             rss = jnp.sum(problem.weigh(jnp.square(rest - b[None, :])), axis=0)
             result = override(RESULTS.nonfinite_input, ~jnp.all(jnp.isfinite(Y), axis=0), stats.result(lam))
-            return alpha.T, b, rss, result, stats.iterations, stats.residual_norm
+            return alpha.T, b, rss, norm_in(alpha, seen), result, stats.iterations, stats.residual_norm
 
         columns = jnp.arange(k * t)
         every = solved(columns) if self.together >= k * t else map_rows(solved, columns, self.together)
-        alpha, b, rss, result, iterations, norms = jax.tree.map(lambda x: x.reshape(k, t, *x.shape[1:]), every)
+        alpha, b, rss, norm, result, *how = jax.tree.map(lambda x: x.reshape(k, t, *x.shape[1:]), every)
         b, result = b + self.measured.level[None, :], self.measured.coded(result)
-        return _Solved(jnp.moveaxis(alpha, 1, 2), b, rss, result, iterations, norms)
+        return _Solved(jnp.moveaxis(alpha, 1, 2), b, rss, norm, result, *how)
 
     def _solve(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_floats, as_lam, as_lams, as_points
+from jaxridge.core.checks import as_floats, as_lam, as_lams, as_points, names_of
 from jaxridge.core.factored import Solver, Terms, as_solver
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
@@ -31,8 +31,16 @@ from jaxridge.kernel_methods.nystroem import Nystroem
 from jaxridge.kernel_methods.spectrum import Cholesky, Eigen, Tridiagonal
 from jaxridge.kernels.base import Kernel, Precomputed
 from jaxridge.select.choice import Choice, Path
+from jaxridge.select.constraint import fit_of_size
 
-__all__ = ["kernel_ridge", "kernel_ridge_cv", "kernel_ridge_path", "kernel_ridge_score"]
+__all__ = [
+    "kernel_ridge",
+    "kernel_ridge_ball",
+    "kernel_ridge_compare",
+    "kernel_ridge_cv",
+    "kernel_ridge_path",
+    "kernel_ridge_score",
+]
 
 
 @verb()
@@ -75,7 +83,8 @@ def kernel_ridge(
     """
     problem = problem_of(points, y, weights, intercept, kernel)
     lam = as_lam(lam, problem.y, problem.single)
-    return _kernel_ridge(problem, lam, chosen_solver(solver, problem, 1, memory))
+    fit = _kernel_ridge(problem, lam, chosen_solver(solver, problem, 1, memory))
+    return fit.with_names(names_of(points))
 
 
 @verb()
@@ -107,7 +116,8 @@ def kernel_ridge_path(
     problem = problem_of(points, y, weights, intercept, kernel)
     lams = as_lams(lams, problem.y)
     count = 100 if lams is None else lams.shape[0]
-    return _kernel_ridge_path(problem, lams, chosen_solver(solver, problem, count, memory))
+    path = _kernel_ridge_path(problem, lams, chosen_solver(solver, problem, count, memory))
+    return path.with_names(names_of(points))
 
 
 @verb()
@@ -121,6 +131,7 @@ def kernel_ridge_cv(
     pick: Callable[..., Array] = select.lowest,
     per_target: bool = False,
     refine: bool = False,
+    assess: bool = False,
     intercept: bool = True,
     weights: Any = None,
     solver: Solver | None = None,
@@ -128,8 +139,9 @@ def kernel_ridge_cv(
 ) -> Choice:
     """Kernel ridge regression at the λ that a rule takes: leave-one-out by default, without refitting anything.
 
-    Args are those of `kernel_ridge_path` and of `jaxridge.ridge_cv`. Rules without leverages (``select.gcv``,
-    ``select.evidence``, ``select.kfold(5)``, ``select.holdout(points, y)``) take the cheaper tridiagonal form.
+    Args are those of `kernel_ridge_path` and of `jaxridge.ridge_cv`, ``assess`` too. Rules without leverages
+    (``select.gcv``, ``select.evidence``, ``select.kfold(5)``, ``select.holdout(points, y)``) take the cheaper
+    tridiagonal form.
 
     Returns a `Choice`, whose ``fit`` is a `KernelFit`.
     Equals ``sklearn.model_selection.GridSearchCV(KernelRidge(), cv=LeaveOneOut())`` without an intercept.
@@ -147,7 +159,42 @@ def kernel_ridge_cv(
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     solver = chosen_solver(solver, problem, 100, memory, select.needs_leverages(rule))
     memory = min(plan.as_bytes(memory), plan.MEMORY)
-    return _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, solver, memory)
+    choice = _kernel_ridge_cv(problem, lams, rule, pick, per_target, refine, assess, solver, memory)
+    return choice.with_names(names_of(points))
+
+
+@verb()
+def kernel_ridge_compare(
+    points: Any,
+    y: Any,
+    rules: dict[str, Any],
+    lams: Any = None,
+    *,
+    kernel: Kernel,
+    intercept: bool = True,
+    weights: Any = None,
+    solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
+) -> select.Comparison:
+    """Several rules on one decomposition of the kernel matrix: where they agree on λ, and where they do not.
+
+    Args: as for `kernel_ridge_cv`, with ``rules`` a dict from names to rules; each λ is refined where the solver is
+    dense, one for all targets. Returns a `select.Comparison`, as `jaxridge.ridge_compare`.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x = jnp.linspace(-1, 1, 9)[:, None]
+    >>> y = jnp.sin(3 * x[:, 0]) + 0.3 * jnp.array([1, -1, 1, 1, -1, -1, 1, -1, 1.0])
+    >>> rules = {"leave-one-out": jxr.select.loo, "evidence": jxr.select.evidence}
+    >>> print(jxr.kernel_ridge_compare(x, y, rules, kernel=jxr.kernels.RBF(0.5)).lam.round(2))
+    [0.23 0.14]
+    """
+    problem = problem_of(points, y, weights, intercept, kernel)
+    rules, leverages = select.as_rules(rules), any(select.needs_leverages(rule) for rule in rules.values())
+    solver = chosen_solver(solver, problem, 100, memory, leverages)
+    memory = min(plan.as_bytes(memory), plan.MEMORY)
+    choices = _kernel_ridge_compare(problem, as_lams(lams, problem.y), rules, solver, memory)
+    names = names_of(points)
+    return select.Comparison(tuple(rules), {name: choices[name].with_names(names) for name in rules})
 
 
 @verb()
@@ -179,6 +226,45 @@ def kernel_ridge_score(
     problem = problem_of(points, y, weights, intercept, kernel)
     solver = chosen_solver(solver, problem, 1, memory, select.needs_leverages(rule))
     return _kernel_ridge_score(problem, as_lam(lam, problem.y, problem.single), rule, solver)
+
+
+@verb()
+def kernel_ridge_ball(
+    points: Any,
+    y: Any,
+    radius: Any,
+    *,
+    kernel: Kernel,
+    intercept: bool = True,
+    weights: Any = None,
+    solver: Solver | None = None,
+    memory: int = plan.KERNEL_MEMORY,
+) -> KernelFit:
+    """Least squares over the functions of a ball: min Σ ωᵢ (yᵢ − f(xᵢ) − b)² subject to √(αᵀKα) <= radius.
+
+    The multiplier λ comes back as ``fit.lam``, one for each target; it is 0 where the smoothest f through the points
+    (of those of least squares, that of least norm) lies inside.
+
+    Args: as for `kernel_ridge`, with radius >= 0 a scalar or (t,). ``solver`` is ``kernel_methods.Eigen()``, which
+    None stands for, or ``Nystroem(key)``: those that are right down to λ = 0. Derivatives flow through radius, points,
+    the kernel and the rest.
+    Equals `kernel_ridge` at the root of the secular equation √(αᵀKα) = radius, as `jaxridge.ridge_ball` does.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x, linear = jnp.eye(2), jxr.kernels.Linear()
+    >>> fit = jxr.kernel_ridge_ball(x, jnp.array([3.0, 4.0]), 1.0, kernel=linear, intercept=False)
+    >>> print(fit.lam.round(4), fit.norm.round(5), fit.predict(x).round(5))
+    4.0 1.0 [0.6 0.8]
+    """
+    problem = problem_of(points, y, weights, intercept, kernel)
+    radius = as_lam(radius, problem.y, problem.single, "radius")
+    solver = chosen_solver(solver, problem, 100, memory, leverages=True)
+    if not isinstance(solver, Eigen | Nystroem):
+        raise ValueError(
+            f"kernel_ridge_ball looks for its lam from 0 on, where {type(solver).__name__} is not right; pass "
+            "solver=kernel_methods.Eigen(), with the memory that it takes, or Nystroem(key)."
+        )
+    return _kernel_ridge_ball(problem, radius, solver).with_names(names_of(points))
 
 
 def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) -> KernelProblem:
@@ -243,6 +329,11 @@ def _kernel_ridge(problem: KernelProblem, lam: Array, solver: Solver) -> KernelF
 
 
 @eqx.filter_jit
+def _kernel_ridge_ball(problem: KernelProblem, radius: Array, solver: Solver) -> KernelFit:
+    return fit_of_size(solver.factor(problem), radius)
+
+
+@eqx.filter_jit
 def _kernel_ridge_path(problem: KernelProblem, lams: Array | None, solver: Solver) -> Path:
     lams = default_grid(problem) if lams is None else lams
     factored = solver.factor(problem, lams)
@@ -257,13 +348,23 @@ def _kernel_ridge_cv(
     pick: Any,
     per_target: bool,
     refine: bool,
+    assess: bool,
     solver: Solver,
     memory: int,
 ) -> Choice:
     lams = default_grid(problem) if lams is None else lams
     factored = solver.factor(problem, lams)
     found = select.search(rule, factored, lams, pick, per_target, refine, memory)
-    return Choice(*found, select.with_code(found, factored.fit(found.lam)))
+    said = select.assess(rule, factored, found, pick, per_target, memory) if assess else None
+    return Choice(*found, select.with_code(found, factored.fit(found.lam)), assessment=said)
+
+
+@eqx.filter_jit
+def _kernel_ridge_compare(
+    problem: KernelProblem, lams: Array | None, rules: dict[str, Any], solver: Solver, memory: int
+) -> dict[str, Choice]:
+    lams = default_grid(problem) if lams is None else lams
+    return select.comparison(solver.factor(problem, lams), lams, rules, memory)
 
 
 @eqx.filter_jit

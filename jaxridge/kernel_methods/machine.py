@@ -7,15 +7,16 @@ In the space of a kernel f = Ka + b with a = β/2λ, and with β as in `jaxridge
 
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from jaxridge.core import plan
-from jaxridge.core.checks import as_points
 from jaxridge.core.factored import Model
 from jaxridge.core.implicit import linear_root
 from jaxridge.core.numbers import matmul, poison, poison_tangent, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Scalar
+from jaxridge.kernel_methods.fit import points_in_order
 from jaxridge.kernel_methods.fit import predict as predict_kernel
 from jaxridge.linear.fit import predict as predict_linear
 from jaxridge.linear.margins import Solved
@@ -44,6 +45,7 @@ class Machine(Model):
     gap: Float[Array, "*t"]
     steps: Array
     result: Any
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)  # of the columns, if X was a data frame
 
     shared: ClassVar[tuple[str, ...]] = ("loss", "kernel", "points")
 
@@ -60,8 +62,9 @@ class Machine(Model):
     def decision_function(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """f at new rows or points, (m,) or (m, t)."""
         if self.coef is not None:
-            return predict_linear("X", X, self.coef, self.intercept)
-        return predict_kernel("X", self.kernel, as_points("X", X), self.points, self.dual_coef, self.intercept, memory)
+            return predict_linear("X", X, self.coef, self.intercept, self.names)
+        X = points_in_order("X", X, self.names)
+        return predict_kernel("X", self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """Labels of ±1, or for a loss of real targets f itself."""

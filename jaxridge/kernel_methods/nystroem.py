@@ -14,7 +14,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_key, as_points
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import first_order_only, frozen
-from jaxridge.core.numbers import filled, matmul
+from jaxridge.core.numbers import filled, matmul, norm_in
 from jaxridge.core.rows import copies, count, map_rows, same_kind, sum_rows, take
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
@@ -83,6 +83,11 @@ class NystroemFactored(KernelFactored):
         """αᵀKα of the centres."""
         return jnp.sum(w * matmul(self.problem.kernel.matrix(self.points).astype(w.dtype), w), axis=0)
 
+    def norm(self, lam: Lam) -> Float[Array, " t"]:
+        """‖w‖ of the features, which is √(αᵀKα)."""
+        w = self._of_features(lam[None])[0][0]
+        return norm_in(w, w)
+
     def fit(self, lam: Lam) -> KernelFit:
         return self.fits(lam[None]).taken(0)
 
@@ -90,9 +95,10 @@ class NystroemFactored(KernelFactored):
         problem, (coef, b) = self.problem, self._of_features(lams)
         rss, result = self._rss(coef, b), self.measured.coded(jax.vmap(self.spectrum.result)(lams))
         alpha = jax.vmap(self.features.dual_coef)(coef)
-        alpha, b, rss, result = problem.squeeze((alpha, b + self.measured.level[None, :], rss, result))
+        parts = (alpha, b + self.measured.level[None, :], rss, jax.vmap(norm_in)(coef, coef), result)
+        alpha, b, rss, norm, result = problem.squeeze(parts)
         dof = jax.vmap(self.dof_or_nan)(lams)
-        return KernelFit(problem.kernel, self.points, alpha, b, lams, rss, result, dof)
+        return KernelFit(problem.kernel, self.points, alpha, b, lams, rss, norm, result, dof)
 
     def result(self, lam: Lam) -> Any:
         coded = self.measured.coded(jax.vmap(self.spectrum.result)(lam[None]))

@@ -1,5 +1,6 @@
 """The Gaussian process behind kernel ridge: variances and covariances at new points."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxridge.core import plan
-from jaxridge.core.checks import as_lam
+from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver
 from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
-from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
+from jaxridge.kernel_methods.fit import KernelFactored, KernelFit, points_in_order
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernel_methods.kernel_ridge import chosen_solver, problem_of
 from jaxridge.kernels.base import Kernel
@@ -36,15 +37,21 @@ class Posterior(Record):
         """The fit itself."""
         return self.fit.predict(X)
 
-    @eqx.filter_jit
     def variance(self, X: Any) -> Float[Array, "m *t"]:
         """Variance of f(x) + b at each new point; that of a new measurement is larger by σ²."""
+        return self._variance(points_in_order("X", X, self.fit.names))
+
+    def covariance(self, X: Any) -> Float[Array, "m m *t"]:
+        """Covariance of f(x) + b between new points."""
+        return self._covariance(points_in_order("X", X, self.fit.names))
+
+    @eqx.filter_jit
+    def _variance(self, X: Any) -> Float[Array, "m *t"]:
         reduced = self._reduced(X, lambda across, solved: jnp.sum(across * solved, axis=0))
         return self._scaled(jnp.maximum(self.fit.kernel.diagonal(X) - reduced, 0.0))
 
     @eqx.filter_jit
-    def covariance(self, X: Any) -> Float[Array, "m m *t"]:
-        """Covariance of f(x) + b between new points."""
+    def _covariance(self, X: Any) -> Float[Array, "m m *t"]:
         return self._scaled(
             self.fit.kernel.matrix(X) - self._reduced(X, lambda across, solved: matmul(across.T, solved))
         )
@@ -107,7 +114,8 @@ def kernel_posterior(
     solver = chosen_solver(solver, problem, 1, plan.KERNEL_MEMORY)
     if solver.matrix_free:
         raise ValueError("A posterior needs a dense solver, such as kernel_methods.Cholesky(), and its memory.")
-    return _kernel_posterior(problem, lam, noise, solver)
+    found = _kernel_posterior(problem, lam, noise, solver)
+    return dataclasses.replace(found, fit=found.fit.with_names(names_of(points)))
 
 
 @eqx.filter_jit

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Solver, Terms
 from jaxridge.core.implicit import derived, frozen
-from jaxridge.core.numbers import matmul, safe_divide
+from jaxridge.core.numbers import matmul, norm_in, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.kernel_methods import influence
@@ -138,6 +138,18 @@ class KernelSpectrum(KernelFactored):
     def penalty_of(self, w: Float[Array, "n t"]) -> Float[Array, " t"]:
         """αᵀKα, the squared norm in the space of the kernel."""
         return jnp.sum(w * matmul(self.K, w), axis=0)
+
+    def _norm(self, lam: Lam) -> Float[Array, " t"]:
+        """√(αᵀKα) = √(γᵀK̃γ), which needs no way back from the coordinates of the factor."""
+        factor, mu = self.factor, self.form.mu(lam)
+        norm = norm_in(factor.within(mu, self.z), factor.fitted(mu, self.z) / self.form.scale)
+        return jnp.where(jnp.isinf(mu), 0.0, norm)
+
+    def _norm_live(self, lam: Lam) -> Float[Array, " t"]:
+        alpha, _ = self._solution(lam)
+        return norm_in(alpha, matmul(self.K, alpha))
+
+    norm = derived(_norm, _norm_live)
 
     # Traces and rows, live by the influence matrix.
 

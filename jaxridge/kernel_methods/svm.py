@@ -11,7 +11,6 @@ Least squares on labels of ±1 is `jaxridge.ridge` at the same λ. For many poin
 """
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import equinox as eqx
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge import select
-from jaxridge.core.checks import as_floats, as_lam, as_lams
+from jaxridge.core.checks import as_floats, as_lam, as_lams, names_of
 from jaxridge.core.implicit import first_order_only
 from jaxridge.core.numbers import matmul, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
@@ -102,7 +101,7 @@ def svm(
     inputs = _inputs(X, y, loss, kernel, intercept, standardize, weights, penalty)
     lam = as_lam(lam, inputs.y, inputs.single)
     path = _svm_path(inputs, lam[None], _tol(tol, inputs), _steps(max_steps))
-    return path[0]
+    return path[0].with_names(names_of(X))
 
 
 @verb()
@@ -134,7 +133,8 @@ def svm_path(
      [0.952]]
     """
     inputs = _inputs(X, y, loss, kernel, intercept, standardize, weights, penalty)
-    return _svm_path(inputs, as_lams(lams, inputs.y), _tol(tol, inputs), _steps(max_steps))
+    path = _svm_path(inputs, as_lams(lams, inputs.y), _tol(tol, inputs), _steps(max_steps))
+    return path.with_names(names_of(X))
 
 
 @verb()
@@ -177,7 +177,8 @@ def svm_cv(
     n = inputs.y.shape[0]
     if not isinstance(folds, int) or not 2 <= folds <= n:
         raise ValueError(f"folds is {folds!r}; pass a whole number from 2 to the {n} rows.")
-    return _svm_cv(inputs, lams, folds, key, pick, _tol(tol, inputs), _steps(max_steps))
+    choice = _svm_cv(inputs, lams, folds, key, pick, _tol(tol, inputs), _steps(max_steps))
+    return choice.with_names(names_of(X))
 
 
 def _inputs(
@@ -322,8 +323,7 @@ def _of_target(
             inputs.loss, inputs.kernel, points, coef, dual, b, lam, norm, objective, solved.gap, solved.steps, result
         )
 
-    axes = Machine.axes()
-    return jax.vmap(one, out_axes=axes)(lams, units.lam, found, kinks)
+    return jax.vmap(one, out_axes=Machine.axes())(lams, units.lam, found, kinks)
 
 
 def _shortfall(data: Scaled, solved: Solved) -> Float[Array, "s n"]:
@@ -378,8 +378,7 @@ def _svm_path(inputs: Inputs, lams: Array | None, tol: Array, max_steps: int) ->
     grid: Array = _grid(inputs, shared) if lams is None else lams
     t = inputs.y.shape[1]
     columns = jnp.broadcast_to(grid if grid.ndim == 2 else grid[:, None], (grid.shape[0], t))
-    make: Any = Machine
-    axes = make(**{field.name: None if field.name in Machine.shared else -1 for field in fields(Machine)})
+    axes = Machine.axes(-1)
     fits = jax.vmap(lambda y, lams: _of_target(inputs, shared, y, lams, tol, max_steps), 1, axes)(inputs.y, columns)
     if inputs.single:
         fits = fits.taken((..., 0))

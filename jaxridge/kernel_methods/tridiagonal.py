@@ -71,6 +71,11 @@ class TridiagonalFactor(Factor):
     def back(self, form: KernelForm, z: Array) -> Array:
         return form.lift(_rotate(self.packed, self.taus, z))
 
+    def times(self, z: Array) -> Array:
+        below = self.off[:, None] * jnp.roll(z, 1, axis=0)
+        above = jnp.roll(self.off[:, None] * z, -1, axis=0)
+        return self.d[:, None] * z + below + above
+
     def within(self, mu: Array, z: Array) -> Array:
         return _substitute(self.off, self.pivots(self.held(mu)), z)
 
@@ -174,6 +179,9 @@ class MixedFactor(Factor):
     singular: Bool[Array, " c"]
 
     has_diagonal: ClassVar[bool] = False
+
+    def times(self, z: Array) -> Array:
+        return matmul(self.K, z)
 
     def within(self, mu: Array, z: Array) -> Array:
         g, mu = z, self.held(mu)

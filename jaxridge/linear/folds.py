@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.implicit import derived
 from jaxridge.core.numbers import cutoff, filled, matmul, poison, safe_divide
-from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.linear import carrier
 from jaxridge.linear.design import Design
 from jaxridge.linear.fit import LinearFactored
@@ -71,6 +71,16 @@ def _complements(blocks: tuple[Array, Array]) -> tuple[Array, Array]:
     return jax.lax.map(lambda pair: _merge(*pair), (before, after))
 
 
+def _unions(blocks: tuple[Array, Array], kept: Bool[Array, "f b"]) -> tuple[Array, Array]:
+    """The triangle of some of the folds together, for each row of ``kept``."""
+
+    def one(keep: Array) -> tuple[Array, Array]:
+        R, c = (jnp.where(keep[:, None, None], x, 0.0).reshape(-1, x.shape[-1]) for x in blocks)
+        return _triangle(R, c)
+
+    return jax.lax.map(one, kept)
+
+
 def fold_factors(problem: Design, factor: Factor, folds: Partition) -> Folds:
     """Factor the complement of every fold from the rows of the full factor."""
     q, m = problem.free, factor.s.shape[0]
@@ -82,7 +92,10 @@ def fold_factors(problem: Design, factor: Factor, folds: Partition) -> Folds:
     def of_rows(rows: Array) -> tuple[Array, Array]:
         return _triangle(take_rows(B, rows), take_rows(y, rows))
 
-    R, c = _complements(jax.lax.map(of_rows, folds.test)) if folds.disjoint else jax.lax.map(of_rows, folds.train)
+    if folds.kept is not None:
+        R, c = _unions(jax.lax.map(of_rows, folds.blocks), folds.kept)
+    else:
+        R, c = _complements(jax.lax.map(of_rows, folds.test)) if folds.disjoint else jax.lax.map(of_rows, folds.train)
 
     def one(R: Array, c: Array, rows: Array) -> tuple[Array, ...]:
         W, s, Vt = jnp.linalg.svd(R[q:, q:], full_matrices=False)

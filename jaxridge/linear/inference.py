@@ -98,7 +98,7 @@ class Inference(Record):
             raise ValueError("summary prints one target; call ridge_inference on one column of y.")
         names = self.names or tuple(f"x{j}" for j in range(self.coef.shape[0]))
         t = student(level, self.residual_dof)
-        rows = [("intercept", self.intercept, self.intercept_error, jnp.nan)]
+        rows: list[tuple[Any, ...]] = [("intercept", self.intercept, self.intercept_error, None)]
         rows += list(zip(names, self.coef, self.standard_error, self.bias, strict=True))
         head = ("", "coef", "std err", f"[{(1 - level) / 2:.3g}", f"{(1 + level) / 2:.3g}]", "bias")
         lines = [(name, w, error, w - t * error, w + t * error, bias) for name, w, error, bias in rows]
@@ -160,15 +160,8 @@ def _inference(data: Data, lam: Scalar, terms: Terms, solver: Solver) -> Inferen
     bias = -factor.times(complement(factor, damping) * gain * factor.z) * factor.y_scale[None, :]
     in_order = dataclasses.replace(problem, terms=problem.terms._replace(single=False))
     root = jnp.concatenate([part if part.ndim == 2 else part[None] for part in in_order.split(C)])
-    fit = factored.fit(lam)
-    n, dof, left = problem.rows(), factored.dof(lam), factored.residual_dof(lam)
-    sigma = jnp.sqrt(fit.rss / jnp.where(left > 0, left, jnp.nan))
-    errors = jnp.multiply.outer(jnp.sqrt(jnp.sum(jnp.square(root), axis=1)), sigma)
-    variation = jnp.sum(problem.weigh(jnp.square(problem.y - problem.mean(problem.y)[None, :])), axis=0)
-    share = 1.0 - fit.rss / problem.squeeze(jnp.where(variation > 0, variation, jnp.nan))
-    total = n if problem.weights is None else jnp.sum(problem.weights)
-    criteria = (problem.squeeze(rule(problem, factored, lam)) for rule in (select.aic, select.bic))
-    aic, bic = (jnp.broadcast_to(x, fit.rss.shape) for x in criteria)
+    fit, figures = factored.fit(lam), select.figures(factored, lam)
+    errors = jnp.multiply.outer(jnp.sqrt(jnp.sum(jnp.square(root), axis=1)), figures["sigma"])
     return Inference(
         coef=fit.coef,
         standard_error=errors[:-1],
@@ -176,14 +169,7 @@ def _inference(data: Data, lam: Scalar, terms: Terms, solver: Solver) -> Inferen
         intercept=fit.intercept,
         intercept_error=errors[-1] if terms.intercept else jnp.zeros_like(errors[-1]),
         lam=lam,
-        sigma=sigma,
-        dof=dof,
-        residual_dof=left,
-        r2=share,
-        adjusted_r2=1.0 - (1.0 - share) * (n - 1) / left,
-        rmse=jnp.sqrt(fit.rss / total),
-        aic=aic,
-        bic=bic,
         result=fit.result,
         root=root,
+        **figures,
     )

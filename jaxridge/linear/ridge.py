@@ -32,7 +32,7 @@ from jaxridge.linear.route import other
 from jaxridge.linear.spectrum import from_design
 from jaxridge.select.choice import Choice, Path
 
-__all__ = ["ridge", "ridge_ball", "ridge_cv", "ridge_fraction", "ridge_path", "ridge_score"]
+__all__ = ["ridge", "ridge_ball", "ridge_compare", "ridge_cv", "ridge_fraction", "ridge_path", "ridge_score"]
 
 SOLVERS = "spectrum.from_design, spectrum.from_gram or spectrum.from_cholesky"
 
@@ -105,6 +105,7 @@ def ridge_cv(
     pick: Callable[..., Array] = select.lowest,
     per_target: bool = False,
     refine: bool = False,
+    assess: bool = False,
     solver: Solver = from_design,
     memory: int = plan.MEMORY,
     **problem: Unpack[Options],
@@ -120,6 +121,8 @@ def ridge_cv(
         refine: move on from the best grid point to the optimum between its neighbours. ``choice.lam`` then has
             the derivatives of that optimum, by the implicit function theorem. A λ of the grid, 0 and ∞ too, is a
             constant and has the derivative 0.
+        assess: add ``choice.assessment``, a `select.Assessment`: with ``rule=select.kfold(5)`` the score of choosing
+            like this, by nested cross-validation; the standard error of log λ; dλ/dy, how each row moves it.
         memory: bytes that the scores may use at a time.
 
     Returns a `Choice`. Coefficients are formed for the chosen λ only.
@@ -135,6 +138,8 @@ def ridge_cv(
     elsewhere = other("ridge_cv", X, solver)
     if elsewhere is not None:
         more = {"rule": rule, "pick": pick, "per_target": per_target, "refine": refine, "memory": memory}
+        if assess:
+            raise ValueError("assess is for rows in one array; pass X as one, or leave assess out.")
         found = elsewhere(X, y, lams, solver=None if solver is from_design else solver, **more, **problem)
         if found is not None:
             return found
@@ -143,8 +148,40 @@ def ridge_cv(
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     solver = as_solver(solver, Design, SOLVERS)
-    choice = _ridge_cv(data, lams, rule, terms, pick, per_target, refine, solver, memory)
+    choice = _ridge_cv(data, lams, rule, terms, pick, per_target, refine, assess, solver, memory)
     return choice.with_names(names_of(X))
+
+
+@verb(checked)
+def ridge_compare(
+    X: Any,
+    y: Any,
+    rules: dict[str, Any],
+    lams: Any = None,
+    *,
+    solver: Solver = from_design,
+    memory: int = plan.MEMORY,
+    **problem: Unpack[Options],
+) -> select.Comparison:
+    """Several rules on one factorisation: where they agree on λ, and where they do not.
+
+    Args: as for `ridge_cv`, with ``rules`` a dict from names to rules; each λ is refined, one for all targets.
+
+    Returns a `select.Comparison`; ``print`` it for a table with a warning where rules disagree by more than a decade.
+
+    >>> import jax.numpy as jnp, jaxridge as jxr
+    >>> x = jnp.linspace(-1, 1, 9)
+    >>> X = jnp.stack([x, x**2, x**3], axis=1)
+    >>> rules = {"leave-one-out": jxr.select.loo, "GCV": jxr.select.gcv}
+    >>> found = jxr.ridge_compare(X, x + 0.1 * jnp.cos(9 * x), rules)
+    >>> print(found.lam.round(3), found.spread.round(1))
+    [0.132 0.116] 0.1
+    """
+    data, terms = checked(X, y, **problem)
+    rules, solver = select.as_rules(rules), as_solver(solver, Design, SOLVERS)
+    choices = _ridge_compare(data, as_lams(lams, data.y), rules, terms, solver, memory)
+    names = names_of(X)
+    return select.Comparison(tuple(rules), {name: choices[name].with_names(names) for name in rules})
 
 
 @verb(checked)
@@ -233,6 +270,7 @@ def _ridge_cv(
     pick: Any,
     per_target: bool,
     refine: bool,
+    assess: bool,
     solver: Solver,
     memory: int,
 ) -> Choice:
@@ -243,7 +281,16 @@ def _ridge_cv(
     if lams is None:
         beyond = jnp.broadcast_to(factored.beyond_range(), fit.rss.shape) & (fit.result == RESULTS.successful)
         fit = eqx.tree_at(lambda f: f.result, fit, override(RESULTS.overflow, beyond, fit.result))
-    return Choice(*found, fit)
+    said = select.assess(rule, factored, found, pick, per_target, memory) if assess else None
+    return Choice(*found, fit, assessment=said)
+
+
+@eqx.filter_jit
+def _ridge_compare(
+    data: Data, lams: Array | None, rules: dict[str, Any], terms: Terms, solver: Solver, memory: int
+) -> dict[str, Choice]:
+    factored = solver.factor(design_of(data, terms))
+    return select.comparison(factored, factored.default_grid() if lams is None else lams, rules, memory)
 
 
 @eqx.filter_jit

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_floats, as_lam, as_lams
+from jaxridge.core.checks import as_floats, as_lam, as_lams, names_of
 from jaxridge.core.implicit import root
 from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
@@ -65,7 +65,7 @@ def lasso(
     """
     data, terms = checked(X, y, **problem)
     lam = as_lam(lam, data.y, terms.single)
-    return _lasso(data, lam, _lam2(lam2, data), terms, _most(max_knots, data))
+    return _lasso(data, lam, _lam2(lam2, data), terms, _most(max_knots, data)).with_names(names_of(X))
 
 
 @verb(checked)
@@ -95,7 +95,8 @@ def lasso_path(
      [ 2. -1.  0.]] [ 1.5 -0.5  0. ] [ 6.  4. nan]
     """
     data, terms = checked(X, y, **problem)
-    return _lasso_path(data, as_lams(lams, data.y), _lam2(lam2, data), terms, _most(max_knots, data))
+    path = _lasso_path(data, as_lams(lams, data.y), _lam2(lam2, data), terms, _most(max_knots, data))
+    return path.with_names(names_of(X))
 
 
 @verb(checked)
@@ -131,7 +132,8 @@ def lasso_cv(
     if lams is not None and lams.ndim == 2 and not per_target:
         raise ValueError("lams has a grid for each target; pass per_target=True, or a grid of shape (k,).")
     most = _most(max_knots, data)
-    return _lasso_cv(data, lams, _lam2(lam2, data), rule, terms, pick, per_target, memory, most)
+    choice = _lasso_cv(data, lams, _lam2(lam2, data), rule, terms, pick, per_target, memory, most)
+    return choice.with_names(names_of(X))
 
 
 @verb(checked)
@@ -150,7 +152,8 @@ def lasso_ball(X: Any, y: Any, radius: Any, *, max_knots: int | None = None, **p
     [0. 1.] 6.0
     """
     data, terms = checked(X, y, **problem)
-    return _lasso_ball(data, as_lam(radius, data.y, terms.single, "radius"), terms, _most(max_knots, data))
+    radius = as_lam(radius, data.y, terms.single, "radius")
+    return _lasso_ball(data, radius, terms, _most(max_knots, data)).with_names(names_of(X))
 
 
 def _lam2(lam2: Any, data: Data) -> Array | None:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxridge.core import plan
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import derived, derived_columns
-from jaxridge.core.numbers import exponent, log2, matmul, poison, power_of_two, safe_divide, safe_sqrt
+from jaxridge.core.numbers import log2, matmul, norm_in, poison, power_of_two, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.linear import carrier, leverage, rounding
@@ -168,9 +168,7 @@ class Spectrum(LinearFactored):
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """(Σⱼ pⱼ wⱼ²)^½, with derivative 0 where it is 0."""
         w = self.penalised(lam)
-        # In units of the largest entry: squares of 1e±200 leave the range of the dtype.
-        unit = power_of_two(exponent(jnp.max(jnp.abs(jax.lax.stop_gradient(w)), axis=0, initial=0.0)), w.dtype)
-        return unit * safe_sqrt(jnp.sum(jnp.square(w / unit[None, :]), axis=0))
+        return norm_in(w, w)
 
     # Traces: sums over directions, live to first order in the data, or by the carrier where every order is wanted.
 

@@ -173,6 +173,9 @@ def standard_form(design: Design) -> StandardForm:
         # Rows of weight zero take no part and set no scale; what is not finite stays to be found.
         unused = (root == 0)[:, None]
         X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
+    # Of their own: a largest entry loses NaN on CPUs where the reduction is vectorised.
+    finite = _all_finite(X, Z, penalty, *([] if weights is None else [weights]))
+    finite_y = jnp.all(jnp.isfinite(y), axis=0)
     column_size, y_size = jnp.max(jnp.abs(X), axis=0, initial=0.0), jnp.max(jnp.abs(y), axis=0)
     column_exponent, y_scale = exponent(column_size), power_of_two(exponent(y_size), dtype)
     X, y = X * power_of_two(-column_exponent, dtype)[None, :], y / y_scale[None, :]
@@ -189,8 +192,8 @@ def standard_form(design: Design) -> StandardForm:
             root = root * power_of_two(-row_exponent, dtype)
         reduced = _without_columns(X, y, Z * free_unit[None, :], weights, root)
     checks = Checks(
-        finite=_all_finite(column_size, free_size, penalty, *([] if weights is None else [weights])),
-        finite_y=jnp.isfinite(y_size),
+        finite=finite,
+        finite_y=finite_y,
         weights=jnp.array(True) if weights is None else jnp.all(weights >= 0) & jnp.any(weights > 0),
         penalty=jnp.all(penalty > 0),
         independent=reduced.independent,

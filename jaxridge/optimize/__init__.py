@@ -18,12 +18,14 @@ from jaxridge.optimize.least_squares import (
     qr,
     steihaug,
 )
+from jaxridge.optimize.linearised import Linearised, linearised
 from jaxridge.optimize.trust_region import Subproblem, trust_region_subproblem
 from jaxridge.optimize.tune import Tuned, tune
 from jaxridge.optimize.uncertainty import Uncertainty, uncertainty
 
 __all__ = [
     "LevenbergMarquardt",
+    "Linearised",
     "Solution",
     "Subproblem",
     "TrustRegion",
@@ -37,6 +39,7 @@ __all__ = [
     "least_squares",
     "least_squares_batch",
     "least_squares_path",
+    "linearised",
     "losses",
     "minimize",
     "products",

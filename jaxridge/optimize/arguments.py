@@ -1,12 +1,15 @@
 """The arguments of nonlinear verbs that are not numbers, or a ``ValueError`` that says what to write instead."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxridge.core.checks import as_function
 from jaxridge.optimize import losses
@@ -69,13 +72,48 @@ def as_bounds(bounds: Any, x0: Any) -> Any:
     return tuple(jnp.asarray(side, x0.dtype) if isinstance(side, tuple | list) else side for side in bounds)
 
 
+class WithoutAux(eqx.Module):
+    """The residual of a function that returns it with something else beside it."""
+
+    both: Callable[[Any, Any], tuple[Any, Any]]
+
+    def __call__(self, x: Any, args: Any) -> Any:
+        """The first of the pair."""
+        pair = self.both(x, args)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError("residual returns no pair; with has_aux=True it returns (residuals, aux).")
+        return pair[0]
+
+
+def say_outside(x0: Any, box: Any) -> None:
+    """A warning that names the parameters of x0 that lie outside of their bounds, where numbers are known."""
+    if box is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((x0, box))):
+        return
+    sides, start = (np.asarray(box.lower), np.asarray(box.upper)), 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x0):
+        lower, upper = (side[start : start + leaf.size].reshape(leaf.shape) for side in sides)
+        start += leaf.size
+        leaf = np.asarray(leaf)
+        if ((leaf < lower) | (leaf > upper)).any() and (lower <= upper).all():
+            name = f"x0{jax.tree_util.keystr(path)}"
+            said = f"{name} lies outside its bounds; the search starts at the nearest point inside."
+            warnings.warn(said, stacklevel=5)
+
+
 def _size(bounds: Any) -> str:
     return f"{len(bounds)} entries" if isinstance(bounds, tuple | list) else f"the type {type(bounds).__name__}"
 
 
 def refuse_square(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> None:
     """``ValueError`` where a residual is square because a column (n, 1) met a vector (n,)."""
-    for leaf in jax.tree.leaves(jax.eval_shape(residual, x, args)):
+    try:
+        shapes = jax.eval_shape(residual, x, args)
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError(
+            "residual gives its parameters to a function of NumPy, which has no derivatives; write that of jax.numpy, "
+            "such as jnp.exp for np.exp."
+        ) from error
+    for leaf in jax.tree.leaves(shapes):
         shape = jnp.shape(leaf)
         if len(shape) == 2 and shape[0] == shape[1] > 1 and _crossed(residual, x, args, shape[0]):
             raise ValueError(

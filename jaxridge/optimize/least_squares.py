@@ -7,6 +7,7 @@ A linear residual y − Xx is ridge regression, with the same λ. Derivatives of
 condition, ∇F = 0 in the variables that no bound holds: never of the iterations.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -22,7 +23,7 @@ from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
 from jaxridge.core.verbs import verb
 from jaxridge.optimize import loop, verdict
-from jaxridge.optimize.arguments import as_bounds, as_model, as_nonlinear_solver
+from jaxridge.optimize.arguments import WithoutAux, as_bounds, as_model, as_nonlinear_solver
 from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.derivative import Derivative, full_hessian, gauss_newton
 from jaxridge.optimize.flat import (
@@ -75,6 +76,7 @@ class Solution(Record, Generic[Tree]):
     steps: Int[Array, ""]
     residual_evaluations: Int[Array, ""]
     jacobian_evaluations: Int[Array, ""]
+    aux: Any = None  # what the residual gives beside its residuals at ``value``, with ``has_aux=True``
 
     @property
     def success(self) -> Bool[Array, ""]:
@@ -100,6 +102,7 @@ def least_squares(
     x0: Tree,
     args: Any = None,
     *,
+    has_aux: bool = False,
     callback: Callable[..., None] | None = None,
     **options: Unpack[Options],
 ) -> Solution[Tree]:
@@ -107,7 +110,8 @@ def least_squares(
 
     Args:
         residual: ``residual(x, args)``, any pytree of real arrays. Whatever you want derivatives in goes into args.
-        x0: where to start, any pytree; its dtype is that of the fit. A start outside the bounds is moved inside.
+        x0: where to start, any pytree; its dtype is that of the fit. A start outside the bounds is moved inside,
+            with a warning that names it.
         args: anything that residual reads.
         solver: `LevenbergMarquardt()` (the default) or `TrustRegion()`, with their options.
         lam: λ ≥ 0, a scalar; x_ref: the point that it pulls to, in the structure of x0, or one number for all; 0.
@@ -121,8 +125,9 @@ def least_squares(
         ftol, xtol, gtol: stop where a step that neither damping nor radius shortened gains less than ftol·F, where it
             is shorter than xtol‖Nx‖ with the column norms N of J, or where no column of J has a cosine above gtol with
             the residual: 0, 1e-12 and 0. Otherwise rounding ends the descent, and Newton steps with the whole Hessian
-            say what is there. None are compiled in.
+            say what is there, also where all three are 0. None are compiled in.
         max_steps: proposals, rejected ones included; 1000. Reaching it is a result code with NaN derivatives.
+        has_aux: ``residual`` returns (residuals, aux), and the aux at the end is ``fit.aux``.
         callback: ``callback(step, cost, x)`` at every proposal, x the flat vector, for progress. It puts a host
             callback into the program, which has none otherwise.
 
@@ -140,7 +145,11 @@ def least_squares(
     >>> print(fit.value["rate"].round(4), bool(fit.success))
     0.5 True
     """
-    return _least_squares(make_problem(residual, x0, args, **options), callback)
+    if not has_aux:
+        return _least_squares(make_problem(residual, x0, args, **options), callback)
+    both = as_model("residual", residual)
+    fit = _least_squares(make_problem(WithoutAux(both), x0, args, **options), callback)
+    return dataclasses.replace(fit, aux=both(fit.value, args)[1])
 
 
 @verb(make_problem)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.types import Array
-from jaxridge.optimize.arguments import as_bounds, as_loss, as_model, as_nonlinear_solver, refuse_square
+from jaxridge.optimize.arguments import as_bounds, as_loss, as_model, as_nonlinear_solver, refuse_square, say_outside
 from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.derivative import Derivative, full_hessian
 from jaxridge.optimize.flat import as_real, closed, flat_box, flat_like, flat_residual, flatten, has_forward_mode
@@ -106,6 +106,8 @@ def make_problem(
     residual, loss = as_model("residual", residual), as_loss(loss)
     x0 = jax.tree.map(as_real("x0"), x0)
     bounds = as_bounds(bounds, x0)
+    if bounds is not None:
+        say_outside(x0, flat_box(bounds, x0, flatten("x0", x0)[0]))
     lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
     tol = tolerances(x0, ftol, xtol, gtol, max_steps)
     return NonlinearProblem(residual, x0, args, lam, x_ref, bounds, as_arrays(solver), tol, loss, jacobian, derivative)

@@ -16,10 +16,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import keystr
+from jax.tree_util import tree_leaves_with_path as leaves_with_path
 
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two, safe_divide
-from jaxridge.core.report import Record
-from jaxridge.core.results import RESULTS
+from jaxridge.core.report import Record, table
+from jaxridge.core.results import RESULTS, messages
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.linalg import secular
 from jaxridge.optimize.flat import flat_residual
@@ -46,6 +48,16 @@ class Uncertainty(Record):
     def standard_errors(self) -> Any:
         """√Cⱼⱼ, in the structure of the parameters."""
         return ravel_pytree(self.value)[1](jnp.sqrt(jnp.diagonal(self.covariance)))
+
+    def summary(self, level: float = 0.95) -> str:
+        """A line for each parameter, and the figures of the fit."""
+        columns = [self.value, self.standard_errors, *self.interval(level)]
+        places = [(f"x{keystr(path)}", leaf) for path, leaf in leaves_with_path(self.value)]
+        names = [f"{name}[{i}]" if leaf.ndim else name for name, leaf in places for i in range(leaf.size)]
+        rows = zip(names, *(ravel_pytree(column)[0] for column in columns), strict=True)
+        head = ("", "value", "std err", f"[{(1 - level) / 2:.3g}", f"{(1 + level) / 2:.3g}]")
+        figures = [("sigma", self.sigma), ("dof", self.dof)]
+        return "\n".join([table(head, rows), "", table(("", ""), figures), *messages(self.result)])
 
     @property
     def correlation(self) -> Float[Array, "n n"]:

@@ -1,7 +1,9 @@
 """Choosing λ: rules that score it, the search over a grid, and the λ at which something has a given size."""
 
+from jaxridge.select.assess import Assessment, assess
 from jaxridge.select.choice import Choice, Path
-from jaxridge.select.information import aic, aicc, bic, cp
+from jaxridge.select.compare import Comparison, as_rules, comparison
+from jaxridge.select.information import aic, aicc, bic, cp, figures
 from jaxridge.select.noise import discrepancy, l_curve, predictive_risk, quasi_optimality
 from jaxridge.select.partition import Partition, partition
 from jaxridge.select.rules import (
@@ -27,19 +29,25 @@ from jaxridge.select.search import (
 )
 
 __all__ = [
+    "Assessment",
     "Choice",
+    "Comparison",
     "Partition",
     "Path",
     "aic",
     "aicc",
+    "as_rules",
+    "assess",
     "bic",
     "bind",
     "choose",
+    "comparison",
     "cp",
     "discrepancy",
     "evaluate",
     "evidence",
     "exact",
+    "figures",
     "gcv",
     "holdout",
     "kfold",

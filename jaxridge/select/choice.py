@@ -87,7 +87,8 @@ class Choice(Record):
     solved; ``spread`` the standard error of each score where the rule has one; ``index`` the grid point taken;
     ``at_edge`` whether that is an end of the grid towards which the score falls, so that a better λ may lie outside;
     ``beside_unresolved`` whether the next smaller λ was not solved, so that a better one may lie there; ``fit`` the
-    model at ``lam``; ``path`` that of the grid, where its models were formed.
+    model at ``lam``; ``path`` that of the grid, where its models were formed; ``assessment`` an
+    `select.Assessment`, if ``assess=True`` asked for it.
     """
 
     lam: Array
@@ -99,13 +100,14 @@ class Choice(Record):
     beside_unresolved: Bool[Array, "*t"]
     fit: Any
     path: Path | None = None
+    assessment: Any = None
 
     def __repr__(self) -> str:
         low, high = ends(self.lams)
-        spread = "" if self.spread is None else f" ± {brief(self._taken(self.spread))}"
+        spread = "" if self.spread is None else f" ± {brief(self.spread_found)}"
         return (
             f"Choice(lam={brief(self.lam)} of {len(self.lams)} from {brief(low)} to {brief(high)}, "
-            f"score={brief(self._taken(self.scores))}{spread}, at_edge={brief(self.at_edge)}, fit={self.fit!r})"
+            f"score={brief(self.score_found)}{spread}, at_edge={brief(self.at_edge)}, fit={self.fit!r})"
         )
 
     def with_names(self, names: tuple[str, ...] | None) -> "Choice":
@@ -115,6 +117,16 @@ class Choice(Record):
     def _taken(self, scores: Float[Array, "k *t"]) -> Float[Array, "*t"]:
         """Those of the grid point that was taken."""
         return jnp.take_along_axis(scores, jnp.broadcast_to(self.index, scores.shape[1:])[None], axis=0)[0]
+
+    @property
+    def score_found(self) -> Float[Array, "*t"]:
+        """The score of the grid point that was taken."""
+        return self._taken(self.scores)
+
+    @property
+    def spread_found(self) -> Float[Array, "*t"]:
+        """The standard error of that score, NaN for a rule without one."""
+        return self._taken(jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread)
 
     def predict(self, X: Any, **options: Any) -> Array:
         """Predictions of the model that was chosen."""
@@ -130,9 +142,10 @@ class Choice(Record):
             raise ValueError("summary prints one choice; choose for one column of y.")
         index = int(self.index)
         near = range(max(0, index - 2), min(len(self.lams), index + 3))
-        spread = jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread
+        spread = dict.fromkeys(near) if self.spread is None else self.spread
         rows = [("->" if k == index else "", self.lams[k], self.scores[k], spread[k]) for k in near]
-        parts = [table(("", "lam", "score", "std err"), rows), self.message(), self.fit.summary()]
+        said = "" if self.assessment is None else self.assessment.summary()
+        parts = [table(("", "lam", "score", "std err"), rows), self.message(), said, self.fit.summary()]
         return "\n\n".join(filter(None, parts))
 
     def message(self) -> str:

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from jaxridge.core import implicit
 from jaxridge.core.factored import Factored
 from jaxridge.core.implicit import frozen
-from jaxridge.core.numbers import matmul
+from jaxridge.core.numbers import matmul, poison
+from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array, Float
 from jaxridge.linalg import secular
 
@@ -33,11 +36,30 @@ def lam_of_norm(factored: Factored, size: Float[Array, " t"]) -> Array:
     """λ ≥ 0 at which the norm that λ penalises is ``size`` for each target; 0 where it is smaller at λ = 0 already."""
 
     def log_excess(factored: Factored, size: Array, lam: Array) -> Array:
-        squared = factored.squared_norm(lam)
-        none = (squared == 0) & (size == 0)
-        return 2.0 * jnp.log(jnp.where(none, 1.0, size)) - jnp.log(jnp.where(none, 1.0, squared))
+        norm = factored.norm(lam)
+        none = (norm == 0) & (size == 0)
+        return jnp.log(jnp.where(none, 1.0, size)) - jnp.log(jnp.where(none, 1.0, norm))
 
     return _root(log_excess, factored, size, size.shape)
+
+
+def fit_of_size(
+    factored: Factored,
+    size: Array,
+    multiplier: Callable[[Factored, Array], Array] = lam_of_norm,
+    outcome: Callable[[Any], Any] = lambda fit: fit.result,
+) -> Any:
+    """The model at the λ where something has that size for each target, with a code for a size that cannot be.
+
+    ``outcome`` is the code of a model whose λ is one for each target of y as it came.
+    """
+    problem = factored.problem
+    size = jnp.broadcast_to(size, problem.y.shape[1:])
+    fit = factored.fit(multiplier(factored, poison(size, size >= 0)))
+    lam, valid = problem.squeeze((fit.lam, size >= 0))
+    fit = eqx.tree_at(lambda fit: fit.lam, fit, lam)
+    result = override(RESULTS.invalid_radius, ~valid, outcome(fit))
+    return eqx.tree_at(lambda fit: fit.result, fit, result)
 
 
 def _root(

@@ -19,7 +19,7 @@ from jaxridge.core.factored import Factored, Problem
 from jaxridge.core.numbers import poison
 from jaxridge.core.types import Array, Float, Lam
 
-__all__ = ["aic", "aicc", "bic", "cp"]
+__all__ = ["aic", "aicc", "bic", "cp", "figures"]
 
 
 def _deviance(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
@@ -54,6 +54,24 @@ def aicc(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
 def bic(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Schwarz's criterion, −2 log L + dof log n. Equals ``statsmodels``' OLS ``bic`` at λ = 0. Schwarz (1978)."""
     return _deviance(problem, factored, lam) + factored.dof(lam) * jnp.log(problem.rows())
+
+
+def figures(factored: Factored, lam: Lam) -> dict[str, Any]:
+    """The figures of a regression table at one λ, σ̂² = rss/(n − dof) and R² among them, by the names of its record."""
+    problem = factored.problem
+    n, rss, left = problem.rows(), factored.rss(lam), factored.residual_dof(lam)
+    variation = jnp.sum(problem.weigh(jnp.square(problem.y - problem.mean(problem.y)[None, :])), axis=0)
+    r2 = 1.0 - rss / jnp.where(variation > 0, variation, jnp.nan)
+    total = n if problem.weights is None else jnp.sum(problem.weights)
+    of_targets = {
+        "sigma": jnp.sqrt(rss / jnp.where(left > 0, left, jnp.nan)),
+        "r2": r2,
+        "adjusted_r2": 1.0 - (1.0 - r2) * (n - 1) / left,
+        "rmse": jnp.sqrt(rss / total),
+        "aic": aic(problem, factored, lam),
+        "bic": bic(problem, factored, lam),
+    }
+    return problem.squeeze(of_targets) | {"dof": factored.dof(lam), "residual_dof": left}
 
 
 class Cp(eqx.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.types import Array, Int
+from jaxridge.core.types import Array, Bool, Int
 
 
 class Partition(eqx.Module):
@@ -19,6 +19,8 @@ class Partition(eqx.Module):
     ragged: bool = eqx.field(static=True)
     rows: int = eqx.field(static=True)  # how many there are; if not disjoint, how many there must be
     first: int = eqx.field(static=True, default=0)  # the least row number that was given
+    blocks: Int[Array, "b v"] | None = None  # where training rows are unions of blocks, those
+    kept: Bool[Array, "f b"] | None = None  # and which of them
 
 
 def partition(n: int, folds: int, key: Array | None, given: Partition | None) -> Partition:
@@ -52,6 +54,20 @@ def blocks(n: int, folds: int) -> Partition:
     kept = jnp.arange(n - least)[None, :]
     train = jnp.minimum(jnp.where(kept < start, kept, kept + size), n)
     return Partition(train, test, True, more > 0, n)
+
+
+def pairs(folds: Partition) -> Partition:
+    """Each fold held out with another one left out beside it: f − 1 parts for the first one left out, and so on."""
+    f = folds.test.shape[0]
+    if not folds.disjoint or f < 3:
+        raise ValueError("assess needs 3 folds at least that hold out every row once: select.kfold(5), or labels.")
+    left, held = np.nonzero(~np.eye(f, dtype=bool))
+    kept = (np.arange(f) != left[:, None]) & (np.arange(f) != held[:, None])
+    of_each = np.nonzero(kept)[1].reshape(len(left), f - 2)
+    train = folds.test[of_each].reshape(len(left), -1)
+    return Partition(
+        train, folds.test[held], False, folds.ragged, folds.rows, blocks=folds.test, kept=jnp.asarray(kept)
+    )
 
 
 def labelled(labels: np.ndarray) -> Partition:

@@ -151,21 +151,24 @@ def refine(
     low = jnp.where(inner, jnp.maximum(low, lam * eps), 0.5)
     high = jnp.where(inner, jnp.minimum(high, lam / eps), 2.0)
 
-    def slope(rule: Any, factored: Factored, x: Array) -> Array:
-        def score(x: Array) -> Array:
-            scores = rule(factored.problem, factored, jnp.exp(x))
-            return scores if share is None else _average(scores, share)
-
-        return jax.jvp(score, (x,), (jnp.ones_like(x),))[1]
-
     still = rule.still() if hasattr(rule, "still") else rule
     fixed = frozen(factored)
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
     # Every copy of the rule and its derivatives is compiled: slopes alone, and the ends in the same loop.
-    root, at_low, at_high = secular.from_values(lambda x: slope(still, fixed, x), low, high)
+    root, at_low, at_high = secular.from_values(lambda x: slope_of(still, fixed, x, share), low, high)
     found = inner & (at_low < 0) & (at_high > 0)
-    x = implicit.root(lambda x: jnp.where(found, slope(rule, factored, x), x), root)
+    x = implicit.root(lambda x: jnp.where(found, slope_of(rule, factored, x, share), x), root)
     return jnp.where(found, jnp.exp(x), lam)
+
+
+def slope_of(rule: Any, factored: Factored, x: Array, share: Float[Array, " t"] | None) -> Array:
+    """The derivative of a rule in x = log λ, with a ``share`` for each target that of its weighted mean."""
+
+    def score(x: Array) -> Array:
+        scores = rule(factored.problem, factored, jnp.exp(x))
+        return scores if share is None else _average(scores, share)
+
+    return jax.jvp(score, (x,), (jnp.ones_like(x),))[1]
 
 
 class Found(NamedTuple):

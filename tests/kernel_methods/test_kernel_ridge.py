@@ -84,6 +84,8 @@ def brute(K, across, y, lam, weights, intercept):
         "intercept": b,
         "rss": rss,
         "dof": dof,
+        "alpha": alpha,
+        "squared norm": np.sum(alpha * (K @ alpha), axis=0),
         "loo": np.sum(w[:, None] * loo**2, axis=0) / w.sum(),
         "gcv": used.sum() * rss / (used.sum() - dof) ** 2,
         "evidence": 0.5 * (m * np.log(2 * np.pi * sigma2) + m + logdet),
@@ -99,7 +101,8 @@ def everything(X, y, lam, weights, new, *, solver, intercept):
     rules = {"gcv": select.gcv, "evidence": select.evidence} | ({} if solver == "tridiagonal" else {"loo": select.loo})
     scores = {name: jxr.kernel_ridge_score(X, y, lam, rule=rule, **problem) for name, rule in rules.items()}
     posterior = jxr.kernel_posterior(X, y, lam, **problem)
-    more = {"predict": path.predict(new)[0], "intercept": path.intercept[0], "rss": path.rss[0], "dof": path.dof[0]}
+    more = {"predict": path.predict(new)[0]} | {name: getattr(path, name)[0] for name in ("intercept", "rss", "dof")}
+    more["squared norm"] = path.norm[0] ** 2
     return scores | more | {"variance": posterior.variance(new)}, path.result
 
 
@@ -118,11 +121,13 @@ def test_against_refits(solver, weights, intercept):
             want = brute(K, across, Y, lam, w, intercept)
             # The condition number of K + λ, up to 1e6 here, times eps is 1e-10.
             for key, value in got.items():
-                scale = np.max(np.abs(want[key])) + (1.0 if key in ("predict", "intercept") else 0.0)
+                scale = np.max(np.abs(want[key])) + (1.0 if key in ("predict", "intercept", "squared norm") else 0.0)
                 if key in ("loo", "gcv") and name == "same":
                     continue
                 error = np.max(np.abs(np.asarray(value) - want[key])) / scale
-                assert error <= 1e-9, (name, lam, key, error)
+                # αᵀKα moves by eps‖α‖² with the last digit of K, and ‖α‖ ≤ ‖y‖/λ.
+                moved = 1e-15 * np.max(np.sum(want["alpha"] ** 2, axis=0)) / scale if key == "squared norm" else 0.0
+                assert error <= 1e-9 + moved, (name, lam, key, error)
 
 
 def test_float32_factor_with_float64_coefficients():
@@ -229,16 +234,57 @@ def test_lam_per_target_paths_and_blocks():
     np.testing.assert_allclose(many, path.dual_coef, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [
-        Eigen(),
-        Tridiagonal(),
-        Cholesky(),
-        jxr.Iterative(jax.random.key(0), tol=1e-6, rank=4),
-        jxr.Nystroem(jax.random.key(0), rank=N),
-    ],
-)
+EVERY = [
+    Eigen(),
+    Tridiagonal(),
+    Cholesky(),
+    jxr.Iterative(jax.random.key(0), tol=1e-6, rank=4),
+    jxr.Nystroem(jax.random.key(0), rank=N),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", EVERY)
+def test_the_norm_of_the_function_falls_in_lam(solver, dtype):
+    """√(αᵀKα) of the coefficients that come back, in any units, from every solver; 0 at λ = ∞."""
+    X, lams = POINTS["plain"].astype(dtype), np.array([1e-2, 1.0, 1e2, np.inf], dtype)
+    for unit in (1.0, 1e-15, 1e15):
+        y = (unit * Y).astype(dtype)
+        problem = {"kernel": kernels.RBF(), "weights": WEIGHTS["zero"].astype(dtype)}
+        path = jxr.kernel_ridge_path(X, y, lams, solver=solver, **problem)
+        assert np.all(np.diff(path.norm, axis=0) < 0)
+        np.testing.assert_array_equal(path.norm[-1], 0.0)
+        alpha, K = np.asarray(path.dual_coef, float), np.asarray(kernels.RBF().matrix(path.points), float)
+        # Conjugate gradients in float32 stop at 1e-4 of the right-hand side.
+        np.testing.assert_allclose(path.norm, np.sqrt(np.sum(alpha * (K @ alpha), axis=1)), rtol=1e-3, atol=1e-30)
+
+
+BALL_SOLVERS = {"default": None, "nystroem": jxr.Nystroem(jax.random.key(0), rank=N)}
+
+
+@pytest.mark.parametrize("solver", BALL_SOLVERS)
+def test_ball_is_kernel_ridge_at_its_multiplier(solver):
+    """Radii on the boundary, inside and outside, one for each target; as `ridge_ball` for a linear kernel."""
+    X, solver = POINTS["plain"], BALL_SOLVERS[solver]
+    problem = {"kernel": kernels.RBF(), "weights": WEIGHTS["some"], "solver": solver}
+    full = np.sqrt(jxr.kernel_ridge_ball(X, Y, np.inf, **problem).norm ** 2)
+    for radius in (0.3 * full, full * [0.5, 1.5], full * [1e-6, 0.99]):
+        fit = jxr.kernel_ridge_ball(X, Y, radius, **problem)
+        np.testing.assert_allclose(fit.norm, np.minimum(radius, full), rtol=1e-9)
+        at = jxr.kernel_ridge(X, Y, fit.lam, kernel=kernels.RBF(), weights=WEIGHTS["some"], solver=Eigen())
+        np.testing.assert_allclose(fit.predict(NEW), at.predict(NEW), rtol=1e-7, atol=1e-9)
+        assert np.all(np.asarray(fit.lam == 0) == (radius > full))
+    none = jxr.kernel_ridge_ball(X, Y, 0.0, **problem)
+    assert np.all(np.isinf(none.lam))
+    np.testing.assert_allclose(none.predict(NEW), np.tile(none.intercept, (3, 1)))
+    assert codes(jxr.kernel_ridge_ball(X, Y, [-1.0, np.nan], **problem).result) == {"invalid_radius"}
+    alike = jxr.kernel_ridge_ball(X, Y, 0.2, **problem | {"kernel": kernels.Linear()})
+    linear = jxr.ridge_ball(X, Y, 0.2, weights=WEIGHTS["some"])
+    np.testing.assert_allclose(alike.lam, linear.lam, rtol=1e-8)
+    np.testing.assert_allclose(alike.predict(NEW), linear.predict(NEW), rtol=1e-8)
+
+
+@pytest.mark.parametrize("solver", EVERY)
 def test_a_large_mean_of_y_costs_float32_no_digits(solver):
     """κ·eps = (‖K‖/λ)·eps ≤ 2e-5 is what rounding leaves; y far from 0 must not make it more."""
     points, y = POINTS["plain"].astype(np.float32), (1e5 + Y).astype(np.float32)
@@ -542,6 +588,11 @@ def test_no_posterior_without_noise_or_prior(lam, noise):
             r"kernel gives shape \(2,\) for a pair",
         ),
         (lambda: jxr.kernel_posterior(NEW, Y[:3], 0.0, kernel=kernels.RBF()), r"lam is 0\.0; a posterior"),
+        (
+            lambda: jxr.kernel_ridge_ball(NEW, Y[:3], 1.0, kernel=kernels.RBF(), solver=ITERATIVE),
+            r"kernel_ridge_ball looks for its lam.*Iterative.*Nystroem\(key\)",
+        ),
+        (lambda: jxr.kernel_ridge_ball(NEW, Y[:3], [1.0] * 3, kernel=kernels.RBF()), "radius has shape"),
         (
             lambda: jxr.kernel_posterior(NEW, Y[:3], 1.0, kernel=kernels.RBF(), noise=[1.0, -1.0]),
             "noise is .*posterior",

@@ -559,3 +559,18 @@ def test_no_copy_of_x_per_lam():
     data, terms = checked(np.zeros((n, d)), np.zeros(n))
     lowered = verbs._ridge_path.lower(data, jnp.ones(k), terms=terms, solver=jxr.spectrum.from_design)
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 0.1 * 8 * n * d * k
+
+
+@pytest.mark.parametrize("shape", [(442, 10), (64, 3), (1000, 1), (20, 300)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_one_bad_entry_of_many_rows_is_found(shape, bad):
+    """A maximum over many rows may lose NaN where it is vectorised; nothing else may be blamed for it."""
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    x[shape[0] // 3, 0] = bad
+    y = np.ones(shape[0], np.float32)
+    for solver in (jxr.spectrum.from_design, jxr.spectrum.from_gram, jxr.spectrum.from_cholesky):
+        assert jxr.ridge(x, y, np.float32(1.0), solver=solver).result == RESULTS.nonfinite_input
+    assert jxr.ridge(np.nan_to_num(x, posinf=0.0), np.where(y > 0, x[:, 0], y), 1.0).result == RESULTS.nonfinite_input
+    if shape[0] < 500 and np.isnan(bad):
+        fit = jxr.kernel_ridge(x, y, np.float32(1.0), kernel=jxr.kernels.Linear())
+        assert fit.result == RESULTS.nonfinite_kernel

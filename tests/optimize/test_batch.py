@@ -50,7 +50,8 @@ def test_every_lane_is_the_fit_alone(block):
 
 @pytest.mark.parametrize("options", [{"bounds": (0.0, 1.2)}, {"lam": 0.5, "x_ref": 1.0}, {"loss": losses.soft_l1}])
 def test_options(options):
-    found, expected = together(START[:90], Y[:90], **options), alone(START[:90], Y[:90], solver=SOLVER, **options)
+    start = jnp.clip(START[:90], *options.get("bounds", (-jnp.inf, jnp.inf)))
+    found, expected = together(start, Y[:90], **options), alone(start, Y[:90], solver=SOLVER, **options)
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-7, atol=1e-9)
 
 

@@ -435,7 +435,8 @@ def test_awkward_problems():
     assert found.success
     np.testing.assert_allclose(found.value, np.e, rtol=1e-12)
     # Outside the bounds at the start.
-    found = outcome(lambda x, _: x - jnp.array([3.0, -1.0]), jnp.array([9.0, 9.0]), bounds=(0.0, 1.0))
+    with pytest.warns(UserWarning, match="x0 lies outside its bounds"):
+        found = outcome(lambda x, _: x - jnp.array([3.0, -1.0]), jnp.array([9.0, 9.0]), bounds=(0.0, 1.0))
     np.testing.assert_allclose(found.value, [1.0, 0.0], atol=1e-14)
     # Whole numbers, pytrees, and a parameter in its own shape.
     found = outcome(
