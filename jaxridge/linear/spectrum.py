@@ -227,7 +227,7 @@ class Spectrum(LinearFactored):
         penalised = factor.mask[:, None] > 0
         # Beside a ratio beyond the range of the dtype 1 is nothing, and its parts are within.
         far = jnp.isinf(ratio) & penalised
-        parts = jnp.log(jnp.where(far, alpha, 1.0)) - jnp.log(jnp.where(far, beta * lams, 1.0))
+        parts = jnp.log(jnp.where(far, alpha, 1.0)) - jnp.log(jnp.where(far, beta, 1.0) * jnp.where(far, lams, 1.0))
         logs = jnp.where(far, parts - 2.0 * jnp.log(factor.scale), jnp.log1p(jnp.where(far | ~penalised, 0.0, ratio)))
         return jnp.sum(logs, axis=0).reshape(jnp.shape(lam))
 

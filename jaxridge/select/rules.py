@@ -107,7 +107,7 @@ class MarginalLikelihood(eqx.Module):
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
         m, norm = problem.rows() - (problem.free if self.restricted else 0), factored.squared_norm(lam)
         # λ‖w‖² vanishes as λ grows without bound.
-        misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, jnp.atleast_1d(lam) * jnp.where(norm == 0, 0.0, norm))
+        misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, lam) * norm
         if self.noise is None:
             noise = misfit / m
         else:
