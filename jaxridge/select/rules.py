@@ -191,6 +191,10 @@ class PreparedKFold(eqx.Module):
     loss: Loss = eqx.field(static=True)
     frozen: bool = eqx.field(static=True, default=False)
 
+    def of_targets(self, factored: Factored) -> "PreparedKFold":
+        """The same folds with other targets."""
+        return PreparedKFold(self.folds.of_targets(factored), self.loss, self.frozen)
+
     def still(self) -> "PreparedKFold":
         """The same numbers without derivatives in the data, for a search over λ."""
         return PreparedKFold(self.folds, self.loss, frozen=True)
