@@ -44,7 +44,7 @@ corners: .venv/installed-dev
 
 # Posteriors, risk, bands and tuning, every row, of which `make test` judges one of each kind.
 bayes: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 tests/linear/test_bayes.py tests/linear/test_banded.py tests/linear/test_risk.py tests/linear/test_sensors.py tests/optimize/test_tune.py tests/kernel_methods/test_banded.py --whole
+	$(BIN)/python -m pytest -n 2 tests/linear/test_bayes.py tests/linear/test_banded.py tests/linear/test_risk.py tests/linear/test_sensors.py tests/optimize/test_tune.py tests/kernel_methods/test_banded.py tests/test_infinity.py tests/select/test_select.py tests/select/test_assess.py --whole
 
 # The suite with the oldest and the newest JAX that is promised, each in an environment of its own.
 test-oldest: JAX := jax==0.8.0 jaxlib==0.8.0

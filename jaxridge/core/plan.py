@@ -22,6 +22,7 @@ __all__ = [
     "kernel_blocks",
     "rows",
     "spectral",
+    "targets",
     "whole",
 ]
 
@@ -69,6 +70,16 @@ def chunks(rows: int, targets: int, lams: int, dtype: jnp.dtype, memory: int = M
     each = max(3 * rows * targets * dtype.itemsize, 1)
     together = max(1, min(lams, memory // each))
     return Chunks(lams, together, together * each, memory)
+
+
+def targets(rows: int, lams: int, dtype: jnp.dtype, memory: int = MEMORY) -> int:
+    """How many targets at a time, where each has a λ of its own: with three arrays of a number per row and λ of each.
+
+    >>> import jax.numpy as jnp
+    >>> print(targets(5000, 20, jnp.dtype("float32"), memory=2**28))
+    223
+    """
+    return max(1, as_bytes(memory, 1) // (3 * rows * lams * dtype.itemsize))
 
 
 # Measured on CPU at 50 to 1000 columns: one eigh costs 2 to 26 Cholesky factorisations with their traces, the

@@ -79,7 +79,8 @@ def for_each(fn: Any, frozen: Frozen, design: KernelDesign, lam: Lam) -> Array:
 def one_minus_leverage(frozen: Frozen, design: KernelDesign, lam: Lam) -> Float[Array, "n c"]:
     """λAᵢᵢ, or with weights, which may be 0, the diagonal of the residual map."""
     if design.weights is None:
-        return jnp.atleast_1d(lam)[None, :] * for_each(_influence_diagonal, frozen, design, lam).T
+        finite = jnp.where(jnp.isinf(lam), 0.0, lam)  # A vanishes with its derivatives as λ grows
+        return jnp.atleast_1d(finite)[None, :] * for_each(_influence_diagonal, frozen, design, lam).T
     return for_each(lambda *args: jnp.diagonal(_residual_map(args[1], _influence(*args))), frozen, design, lam).T
 
 

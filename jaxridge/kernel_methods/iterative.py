@@ -162,8 +162,10 @@ class IterativeFactored(KernelFactored):
         seen, still, fixed = frozen((product, problem, lam))
         usual = 1e-6 if Y.dtype == jnp.float64 else 1e-4
         tol = jax.lax.stop_gradient(jnp.asarray(usual if solver.tol is None else solver.tol, Y.dtype))
-        # An infinite λ has the solution 0, whatever multiplies it here.
-        damping = jnp.where(jnp.isinf(fixed), 1.0, poison(fixed, fixed >= 0))
+        # An infinite λ has the solution 0 with derivative 0, whatever stands for it here.
+        infinite = jnp.isinf(fixed)
+        fixed, lam = (jnp.where(infinite, 1.0, x) for x in (fixed, lam))
+        damping = poison(fixed, fixed >= 0)
 
         def iterate(b: Array) -> tuple[Array, conjugate_gradients.Stats]:
             gamma, stats = conjugate_gradients.run(
@@ -171,7 +173,7 @@ class IterativeFactored(KernelFactored):
             )
             return _project(still, gamma), stats
 
-        gamma, stats = iterate(jnp.where(jnp.isinf(fixed)[None, :], 0.0, _back(still, jax.lax.stop_gradient(Y))))
+        gamma, stats = iterate(jnp.where(infinite[None, :], 0.0, _back(still, jax.lax.stop_gradient(Y))))
 
         def tangent(b: Array, solution: Any) -> Array:
             change, own = solution(b)
@@ -184,7 +186,7 @@ class IterativeFactored(KernelFactored):
         alpha = linear_root(
             equation, _into(still, gamma), lambda b: tangent(b, forward), lambda b: tangent(b, backward)
         )
-        return alpha, stats
+        return jnp.where(infinite[None, :], 0.0, alpha), stats
 
 
 def _with_unused(

@@ -77,9 +77,12 @@ class KernelSpectrum(KernelFactored):
         return self._split(x)
 
     def _solution(self, lam: Lam) -> tuple[Array, Array]:
-        """α and b, live."""
-        y = self.design.weigh(self.problem.y)
-        return self.solve(lam, y, jnp.zeros(y.shape[1], y.dtype))
+        """α and b, live; 0 and the mean of y at λ = ∞."""
+        lam, y = jnp.atleast_1d(lam), self.design.weigh(self.problem.y)
+        infinite = jnp.isinf(lam)
+        alpha, b = self.solve(jnp.where(infinite, self.form.damping_scale, lam), y, jnp.zeros(y.shape[1], y.dtype))
+        mean = self.problem.mean(self.problem.y) if self.problem.intercept else b
+        return jnp.where(infinite[None, :], 0.0, alpha), jnp.where(infinite, mean, b)
 
     def _gamma(self, lam: Lam) -> Array:
         """The frozen γ, in units of K̃."""

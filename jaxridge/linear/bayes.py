@@ -29,7 +29,7 @@ from jaxridge.core.report import Record, table
 from jaxridge.core.results import RESULTS, messages, override
 from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.core.verbs import verb
-from jaxridge.linear.carrier import carrier, damping_of
+from jaxridge.linear.carrier import carrier, damping_of, within
 from jaxridge.linear.design import Data, Design, Options, Terms, checked, design_of
 from jaxridge.linear.evidence import Best, most_evident
 from jaxridge.linear.fit import in_order, predict
@@ -178,7 +178,7 @@ def ridge_posterior(
     Returns a `RidgePosterior`. Where the evidence is largest at λ = ∞ the coefficients are 0 with deviation 0 and the
     code ``prior_only``; where it is largest for a perfect fit, λ = σ² = 0 with ``perfect_fit``. NaN and a code for bad
     values; ValueError for λ or σ² ≤ 0 that are not traced. Fields and methods have derivatives, of the first order in
-    X, weights and penalty where λ was chosen, and NaN where λ is 0 or ∞; samples refuse them.
+    X, weights and penalty where λ was chosen, and NaN where λ is 0; samples refuse them.
     With ``restricted=False`` it equals ``sklearn.linear_model.BayesianRidge`` with flat hyperpriors (``alpha_`` = 1/σ²,
     ``lambda_`` = 1/τ²) where that converges. MacKay (1992), Neural Computation 4, 415.
 
@@ -272,15 +272,21 @@ def _inverse(factor: Factor, lam: Array) -> Float[Array, "m t"]:
     return jnp.where(s > 0, 1.0 / jnp.where(s > 0, jnp.square(s) + damping_of(factor, lam), 1.0), 0.0)
 
 
+def _unit(factored: Spectrum, lam: Array, noise: Array, prior: Array) -> Float[Array, " t"]:
+    """What the solution of the carrier is multiplied by: σ², or σ²/λ in its wide form."""
+    at_infinity = noise / within(factored.factor, lam)
+    return jnp.where(jnp.isinf(lam), at_infinity, prior) if factored.problem.wide else noise
+
+
 def _live(factored: Spectrum, B: Float[Array, "a M"], lam: Array, noise: Array, prior: Array) -> Float[Array, "M t"]:
     """(bᵀ Cov b)^½ by a solve of the live system for each b."""
-    problem, (n, wide) = factored.problem, (factored.problem.X.shape[0], factored.problem.wide)
+    problem, n = factored.problem, factored.problem.X.shape[0]
 
     def one(lam: Array) -> Array:
         _, solved = carrier(problem, factored.factor, lam, jnp.zeros((n, B.shape[1]), B.dtype), -B)
         return jnp.sum(B * solved, axis=0)
 
-    return safe_sqrt(jax.vmap(one, out_axes=1)(lam) * (prior if wide else noise)[None, :])
+    return safe_sqrt(jax.vmap(one, out_axes=1)(lam) * _unit(factored, lam, noise, prior)[None, :])
 
 
 def _of_forms(factored: Spectrum, B: Array, lam: Array, noise: Array, prior: Array) -> Float[Array, "M t"]:
@@ -353,7 +359,7 @@ def _times_live(factored: Spectrum, b: Array, lam: Array, noise: Array, prior: A
     problem = factored.problem
     zero = jnp.zeros((problem.X.shape[0], 1), b.dtype)
     one = lambda lam: carrier(problem, factored.factor, lam, zero, -b)[1][:, 0]  # noqa: E731
-    return jax.vmap(one, out_axes=1)(lam) * (prior if problem.wide else noise)[None, :]
+    return jax.vmap(one, out_axes=1)(lam) * _unit(factored, lam, noise, prior)[None, :]
 
 
 times = derived(_times, _times_live)

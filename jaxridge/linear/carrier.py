@@ -8,6 +8,9 @@ It is the only source of their derivatives: an augmented system, linear in unkno
 with X, Z, y, ω, P and λ live in the product and the frozen factor as the solver, so that derivatives of every
 order reuse the one factorisation. Neither form squares A, takes a root of ω or P, nor divides by λ; the second
 also holds at λ = 0. Substituting w = Tω' (and v = √ω g) diagonalises both, which is all that `_solve` does.
+
+At λ = ∞ the penalised coefficients are 0 and c = (ZᵀωZ)⁻¹Zᵀω y. The same system says so with A Π in the place of A,
+Π(w, c) = (0, c + Cw) for the C that takes Z out of X, and any finite λ: its penalised directions have s = 0.
 """
 
 import jax
@@ -28,8 +31,34 @@ def damping_of(factor: Factor, lam: Array, beta: Array | None = None) -> Float[A
     """λ'β, exactly 0 for the unpenalised directions also where λ is infinite."""
     beta = factor.mask if beta is None else beta
     penalised = (factor.mask > 0)[:, None]
+    infinite = jnp.isinf(lam)[None, :]
     # scale by scale: its square may leave the range of the dtype where λ scale² does not.
-    return jnp.where(penalised, (beta * factor.scale)[:, None] * (lam[None, :] * factor.scale), 0.0)
+    damping = (beta * factor.scale)[:, None] * (jnp.where(jnp.isinf(lam), 0.0, lam)[None, :] * factor.scale)
+    return jnp.where(penalised, jnp.where(infinite, jnp.inf, damping), 0.0)
+
+
+def within(factor: Factor, lam: Array) -> Array:
+    """λ, and a finite number for λ = ∞, which has no derivative."""
+    return jnp.where(jnp.isinf(lam), 1.0 / factor.scale, lam)
+
+
+def projected(factor: Factor, lam: Array, w: Float[Array, "a c"]) -> Float[Array, "a c"]:
+    """Πw where λ is infinite, w elsewhere."""
+    d = factor.unit.shape[0]
+    limit = jnp.concatenate([jnp.zeros_like(w[:d]), w[d:] + matmul(factor.centre, w[:d])])
+    return jnp.where(jnp.isinf(lam)[None, :], limit, w)
+
+
+def projected_back(factor: Factor, lam: Array, b: Float[Array, "a c"]) -> Float[Array, "a c"]:
+    """Πᵀb where λ is infinite, b elsewhere."""
+    d = factor.unit.shape[0]
+    limit = jnp.concatenate([matmul(factor.centre.T, b[d:]), b[d:]])
+    return jnp.where(jnp.isinf(lam)[None, :], limit, b)
+
+
+def unfiltered(factor: Factor, lam: Array) -> Float[Array, "m c"]:
+    """s, 0 for what an infinite λ penalises."""
+    return jnp.where(jnp.isinf(lam)[None, :] & (factor.mask > 0)[:, None], 0.0, factor.s[:, None])
 
 
 def complement(factor: Factor, damping: Array) -> Array:
@@ -49,19 +78,21 @@ def weighed(factor: Factor, x: Float[Array, "n t"], *, divide: bool = False) -> 
 
 def _solve(factor: Factor, design: Design, lam: Array, a: Array, b: Array) -> tuple[Array, Array]:
     """(g, w) with  g + √ωA w = a,  Aᵀ√ω g − λP w = b  (tall), or  λg + √ωA w = a,  Aᵀ√ω g − P w = b  (wide)."""
-    s, unit = factor.s[:, None], (factor.mask * factor.scale * factor.scale)[:, None]
+    unit = (factor.mask * factor.scale * factor.scale)[:, None]
+    s, lam = unfiltered(factor, lam), within(factor, lam)
     damping = damping_of(factor, lam)
+    divided = lambda numerator: safe_divide(numerator, jnp.square(s) + damping)  # noqa: E731
     Ua, Tb = matmul(factor.U.T, a), factor.transposed_times(b)
     if design.wide:
-        g = matmul(factor.U, divided(unit * Ua + s * Tb, factor.s, damping))
-        along = factor.times(divided(s * Ua - lam[None, :] * Tb, factor.s, damping))
+        g = matmul(factor.U, divided(unit * Ua + s * Tb))
+        along = factor.times(divided(s * Ua - lam[None, :] * Tb))
         # Directions that X does not see at all: P w = −b there, and the unpenalised columns make up for them.
         d, penalised = design.X.shape[1], factor.times(factor.mask[:, None] * Tb)
         outside = (b[:d] - matmul(factor.centre.T, b[d:])) / design.penalty[:, None]
         outside = jnp.concatenate([outside, -matmul(factor.centre, outside)])
         return g, along - (outside - penalised / jnp.square(factor.scale))
-    g = a - matmul(factor.U, Ua) + matmul(factor.U, divided(damping * Ua + s * Tb, factor.s, damping))
-    return g, factor.times(divided(s * Ua - Tb, factor.s, damping))
+    g = a - matmul(factor.U, Ua) + matmul(factor.U, divided(damping * Ua + s * Tb))
+    return g, factor.times(divided(s * Ua - Tb))
 
 
 def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tuple[Array, Array]:
@@ -69,21 +100,26 @@ def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tup
     n, wide = design.X.shape[0], design.wide
     lam = jnp.atleast_1d(lam)
     still, still_lam, factor = jax.lax.stop_gradient((design, lam, factor))
+    lam, finite_lam = within(factor, lam), within(factor, still_lam)
     unused = None if factor.root_weights is None else (factor.root_weights == 0)[:, None]
+
+    def adjoint(design: Design, v: Array) -> Array:
+        return projected_back(factor, still_lam, design.adjoint(v))
 
     def operator(x: Array) -> Array:
         v, w = x[:n], x[n:]
+        product = design.product(projected(factor, still_lam, w))
         if wide:
             return jnp.concatenate(
                 [
-                    lam[None, :] * v + design.weigh(design.product(w)),
-                    design.adjoint(v) - design.padded_penalty() * w,
+                    lam[None, :] * v + design.weigh(product),
+                    adjoint(design, v) - design.padded_penalty() * w,
                 ]
             )
         return jnp.concatenate(
             [
-                v + design.product(w),
-                design.adjoint(design.weigh(v)) - lam[None, :] * (design.padded_penalty() * w),
+                v + product,
+                adjoint(design, design.weigh(v)) - lam[None, :] * (design.padded_penalty() * w),
             ]
         )
 
@@ -92,8 +128,9 @@ def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tup
         a, b = rhs[:n], rhs[n:]
         if unused is None:
             return jnp.concatenate(_solve(factor, still, still_lam, a, b))
-        alone = jnp.where(unused, a if not wide else safe_divide(a, jnp.broadcast_to(still_lam[None, :], a.shape)), 0.0)
-        g, w = _solve(factor, still, still_lam, weighed(factor, a, divide=True), b - still.adjoint(alone))
+        alone = a if not wide else safe_divide(a, jnp.broadcast_to(finite_lam[None, :], a.shape))
+        alone = jnp.where(unused, alone, 0.0)
+        g, w = _solve(factor, still, still_lam, weighed(factor, a, divide=True), b - adjoint(still, alone))
         return jnp.concatenate([weighed(factor, g) + alone, w])
 
     def weighted_beside(rhs: Array) -> Array:
@@ -102,15 +139,15 @@ def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tup
         g, w = _solve(factor, still, still_lam, weighed(factor, a), b)
         if unused is None:
             return jnp.concatenate([g, w])
-        rest = a - still.product(w)
-        rest = safe_divide(rest, jnp.broadcast_to(still_lam[None, :], a.shape)) if wide else rest
+        rest = a - still.product(projected(factor, still_lam, w))
+        rest = safe_divide(rest, jnp.broadcast_to(finite_lam[None, :], a.shape)) if wide else rest
         return jnp.concatenate([jnp.where(unused, rest, weighed(factor, g, divide=True)), w])
 
     forward, backward = (weighted_below, weighted_beside) if wide else (weighted_beside, weighted_below)
     x = jax.lax.custom_linear_solve(
         operator, jnp.concatenate([a, b]), lambda _, rhs: forward(rhs), lambda _, rhs: backward(rhs)
     )
-    return x[:n], x[n:]
+    return x[:n], projected(factor, still_lam, x[n:])
 
 
 def solution(design: Design, factor: Factor, lam: Lam) -> tuple[Float[Array, "n t"], Float[Array, "a t"]]:
@@ -121,5 +158,5 @@ def solution(design: Design, factor: Factor, lam: Lam) -> tuple[Float[Array, "n 
     if not design.wide:
         return v, w
     if design.weights is None:
-        return jnp.atleast_1d(lam)[None, :] * v, w
+        return within(factor, jnp.atleast_1d(lam))[None, :] * v, w
     return design.y - design.product(w), w

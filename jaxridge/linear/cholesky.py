@@ -106,7 +106,8 @@ class Cholesky(LinearFactored):
         eye = jnp.eye(m, dtype=lam.dtype)
 
         def one(L: Array, mu: Array) -> Array:
-            return m - mu * jnp.sum(jnp.square(solve_triangular(L, eye, lower=True)))
+            held = mu * jnp.sum(jnp.square(solve_triangular(L, eye, lower=True)))
+            return jnp.where(jnp.isinf(mu), 0.0, m - held)
 
         dof = jax.vmap(one)(self._lower(lam), lam * form.scale * form.scale)
         return (dof + form.free_to_coef.shape[0]).reshape(shape)
@@ -118,7 +119,8 @@ class Cholesky(LinearFactored):
         def one(lam: Array) -> Array:
             if problem.wide:
                 return jnp.sum(_live_solve(self, lam, A.T).T * problem.weigh(A))
-            return A.shape[1] - lam * jnp.trace(_live_solve(self, lam, jnp.diag(problem.padded_penalty()[:, 0])))
+            held = jnp.trace(_live_solve(self, lam, jnp.diag(problem.padded_penalty()[:, 0])))
+            return A.shape[1] - jnp.where(jnp.isinf(lam), 0.0, lam) * held
 
         return jax.vmap(one)(jnp.atleast_1d(lam)).reshape(jnp.shape(lam))
 
@@ -171,19 +173,28 @@ def _solve(factored: Cholesky, lam: Float[Array, " c"], b: Float[Array, "d t"]) 
 def _live_solve(factored: Cholesky, lam: Lam, b: Float[Array, "a t"]) -> Float[Array, "a t"]:
     """(AᵀωA + λP)⁻¹ b with A = [X Z], live, by the frozen Cholesky factors."""
     problem, lam = factored.problem, jnp.atleast_1d(lam)
+    infinite = jnp.isinf(lam)[None, :]
+    lam = jnp.where(jnp.isinf(lam), 1.0, lam)
     still, still_lam = jax.lax.stop_gradient((factored, lam))
     form, d = still.form, problem.X.shape[1]
 
+    def limit(w: Array) -> Array:
+        """Without its penalised part where λ is infinite."""
+        return jnp.where(infinite & (jnp.arange(w.shape[0]) < d)[:, None], 0.0, w)
+
     def product(w: Array) -> Array:
-        return problem.adjoint(problem.weigh(problem.product(w))) + lam[None, :] * (problem.padded_penalty() * w)
+        seen = limit(problem.adjoint(problem.weigh(problem.product(limit(w)))))
+        return seen + lam[None, :] * (problem.padded_penalty() * w)
 
     def solve(_: Any, b: Array) -> Array:
         inner = form.unit[:, None] * (b[:d] - matmul(form.centre.T, b[d:]))
         w = form.unit[:, None] * _solve(still, still_lam, inner)
-        free = matmul(form.free_to_coef, matmul(form.free_to_coef.T, b[d:])) - matmul(form.centre, w)
-        return jnp.concatenate([w, free])
+        alone = jnp.square(form.unit / form.scale)[:, None] * b[:d]
+        w = jnp.where(infinite, alone, w)
+        free = matmul(form.free_to_coef, matmul(form.free_to_coef.T, b[d:]))
+        return jnp.concatenate([w, free - matmul(form.centre, jnp.where(infinite, 0.0, w))])
 
-    return jax.lax.custom_linear_solve(product, b, solve, symmetric=True)
+    return limit(jax.lax.custom_linear_solve(product, b, solve, symmetric=True))
 
 
 class FromCholesky(Solver):

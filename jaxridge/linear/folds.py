@@ -1,7 +1,7 @@
 """Cross-validation folds of a factored problem: triangles merged, then one small SVD for each fold.
 
 In the directions of the full factor the problem is ‖ŷ − Bω‖² + λ'‖βω‖² with B = U diag(s), and a fold leaves
-out some rows of B. Each fold's rows become one triangle; prefixes and suffixes of those are merged, so that the
+out some rows of B. Of many rows each fold's become one triangle; prefixes and suffixes of those are merged, so that the
 complement of every fold costs two small QR and no row is read twice. (Downdating a triangle would cancel.)
 """
 
@@ -26,14 +26,20 @@ from jaxridge.select.partition import Partition, mean_losses, take_rows
 class Folds(eqx.Module):
     """For each fold, what predicts its held-out rows at any λ: base − E (σ/(σ²+λ') z)."""
 
-    partition: Partition
+    shared: "Complements"
     base: Float[Array, "f v t"]
-    E: Float[Array, "f v r"]
-    s: Float[Array, "f r"]
     z: Float[Array, "f r t"]
-    root_weights: Float[Array, "f v"]  # 0 for no row
     scale: Float[Array, ""]
     y_scale: Float[Array, " t"]
+
+    @property
+    def partition(self) -> Partition:
+        """Which rows are held out."""
+        return self.shared.partition
+
+    def of_targets(self, factored: LinearFactored) -> "Folds":
+        """The same folds with other targets, those of ``factored``."""
+        return self.shared.of_targets(factored.factor)  # pyright: ignore[reportAttributeAccessIssue]
 
     def losses(
         self, factored: LinearFactored, lam: Lam, loss: Callable[[Array], Array], frozen: bool
@@ -47,66 +53,157 @@ class Folds(eqx.Module):
         return value(self, factored.problem, lam) if frozen else live(self, factored.problem, lam)
 
 
-def _triangle(A: Float[Array, "p m"], y: Float[Array, "p t"]) -> tuple[Float[Array, "m m"], Float[Array, "m t"]]:
-    """R and Qᵀy of A = QR, square whatever the number of rows."""
+class Direct(eqx.Module):
+    """Q of each fold's own rows."""
+
+    Q: Float[Array, "f p m"]
+
+    def turned(self, W: Float[Array, "f k r"]) -> "Direct":
+        """The same with the last directions along the columns of W."""
+        return Direct(_turned(self.Q, W))
+
+    def rotated(self, y: Float[Array, "n t"], partition: Partition) -> Float[Array, "f m t"]:
+        """Qᵀy of every fold's complement, the unpenalised directions first."""
+        return jax.lax.map(lambda of: matmul(of[0].T, take_rows(y, of[1])), (self.Q, partition.train))
+
+
+class Merged(eqx.Module):
+    """The Q of each fold's rows, of every merge of those before it and after it, and of these two."""
+
+    rows: Float[Array, "f v m"]
+    before: Float[Array, "f p m"]
+    after: Float[Array, "f p m"]
+    both: Float[Array, "f p m"]
+
+    def turned(self, W: Float[Array, "f k r"]) -> "Merged":
+        """As that of `Direct`."""
+        return Merged(self.rows, self.before, self.after, _turned(self.both, W))
+
+    def rotated(self, y: Float[Array, "n t"], partition: Partition) -> Float[Array, "f m t"]:
+        """As that of `Direct`."""
+        own = jax.lax.map(lambda of: matmul(of[0].T, take_rows(y, of[1])), (self.rows, partition.test))
+
+        def step(c: Array, of: tuple[Array, Array]) -> tuple[Array, Array]:
+            Q, more = of
+            return matmul(Q.T, jnp.concatenate([c, more])), c
+
+        nothing = jnp.zeros_like(own[0])
+        _, before = jax.lax.scan(step, nothing, (self.before, own))
+        _, after = jax.lax.scan(step, nothing, (self.after, own), reverse=True)
+        return jax.lax.map(lambda of: matmul(of[0].T, jnp.concatenate(of[1:])), (self.both, before, after))
+
+
+class United(eqx.Module):
+    """The Q of each block of rows, and of every union of some of them."""
+
+    rows: Float[Array, "b v m"]
+    kept: Bool[Array, "f b"]
+    whole: Float[Array, "f p m"]
+
+    def turned(self, W: Float[Array, "f k r"]) -> "United":
+        """As that of `Direct`."""
+        return United(self.rows, self.kept, _turned(self.whole, W))
+
+    def rotated(self, y: Float[Array, "n t"], partition: Partition) -> Float[Array, "f m t"]:
+        """As that of `Direct`."""
+        own = jax.lax.map(lambda of: matmul(of[0].T, take_rows(y, of[1])), (self.rows, partition.blocks))
+        return jax.lax.map(lambda of: matmul(of[0].T, _stacked(own, of[1])), (self.whole, self.kept))
+
+
+def _stacked(blocks: Float[Array, "b m c"], keep: Bool[Array, " b"]) -> Float[Array, "p c"]:
+    """Some of the blocks below each other, zeros in the place of the others."""
+    return jnp.where(keep[:, None, None], blocks, 0.0).reshape(-1, blocks.shape[-1])
+
+
+def _turned(Q: Float[Array, "f p m"], W: Float[Array, "f k r"]) -> Float[Array, "f p c"]:
+    """Q diag(I, W)."""
+    q = Q.shape[2] - W.shape[1]
+    last = jax.lax.map(lambda of: matmul(*of), (Q[:, :, q:], W))
+    return jnp.concatenate([Q[:, :, :q], last], axis=2)
+
+
+class Complements(eqx.Module):
+    """The rows that each fold leaves, factored: all that does not depend on targets."""
+
+    partition: Partition
+    rotation: Direct | Merged | United
+    corner: Float[Array, "f q q"]
+    s: Float[Array, "f r"]
+    E: Float[Array, "f v r"]
+    free: Float[Array, "f v q"]  # held-out rows of the unpenalised directions
+    root_weights: Float[Array, "f v"]  # 0 for no row
+
+    def of_targets(self, factor: Factor) -> Folds:
+        """With the targets of the full factor."""
+        q = self.corner.shape[1]
+        y = factor.y_perp + matmul(factor.U, factor.z)
+        c = self.rotation.rotated(y, self.partition)
+
+        def one(of: tuple[Array, ...]) -> Array:
+            corner, held, c, rows = of
+            free = jax.scipy.linalg.solve_triangular(corner, c)
+            return take_rows(y, rows) - matmul(held, free)
+
+        base = jax.lax.map(one, (self.corner, self.free, c[:, :q], self.partition.test))
+        return Folds(self, base, c[:, q:], factor.scale, factor.y_scale)
+
+
+def _triangle(A: Float[Array, "p m"], least: int) -> tuple[Float[Array, "p k"], Float[Array, "k m"]]:
+    """Q and R of A, with ``least`` rows of R at least."""
     Q, R = jnp.linalg.qr(A)
-    missing = max(A.shape[1] - A.shape[0], 0)
-    return jnp.pad(R, ((0, missing), (0, 0))), jnp.pad(matmul(Q.T, y), ((0, missing), (0, 0)))
+    missing = max(least - R.shape[0], 0)
+    return jnp.pad(Q, ((0, 0), (0, missing))), jnp.pad(R, ((0, missing), (0, 0)))
 
 
-def _merge(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The triangle of two triangles' rows together."""
-    return _triangle(jnp.concatenate([one[0], other[0]]), jnp.concatenate([one[1], other[1]]))
-
-
-def _complements(blocks: tuple[Array, Array]) -> tuple[Array, Array]:
+def _merged(B: Float[Array, "n m"], partition: Partition) -> tuple[Merged, Float[Array, "f m m"]]:
     """The triangle of all folds but one, for each one, from prefixes and suffixes."""
+    m = B.shape[1]
+    Q, blocks = jax.lax.map(lambda rows: _triangle(take_rows(B, rows), m), partition.test)
 
-    def step(state: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        return _merge(state, block), state
+    def step(R: Array, block: Array) -> tuple[Array, tuple[Array, Array]]:
+        Q, merged = _triangle(jnp.concatenate([R, block]), m)
+        return merged, (Q, R)
 
-    nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), blocks)
-    _, before = jax.lax.scan(step, nothing, blocks)
-    _, after = jax.lax.scan(step, nothing, blocks, reverse=True)
-    return jax.lax.map(lambda pair: _merge(*pair), (before, after))
+    nothing = jnp.zeros_like(blocks[0])
+    _, (before, of_before) = jax.lax.scan(step, nothing, blocks)
+    _, (after, of_after) = jax.lax.scan(step, nothing, blocks, reverse=True)
+    both, R = jax.lax.map(lambda pair: _triangle(jnp.concatenate(pair), m), (of_before, of_after))
+    return Merged(Q, before, after, both), R
 
 
-def _unions(blocks: tuple[Array, Array], kept: Bool[Array, "f b"]) -> tuple[Array, Array]:
-    """The triangle of some of the folds together, for each row of ``kept``."""
-
-    def one(keep: Array) -> tuple[Array, Array]:
-        R, c = (jnp.where(keep[:, None, None], x, 0.0).reshape(-1, x.shape[-1]) for x in blocks)
-        return _triangle(R, c)
-
-    return jax.lax.map(one, kept)
+def _united(B: Float[Array, "n m"], partition: Partition, kept: Bool[Array, "f b"]) -> tuple[United, Array]:
+    """The triangle of some blocks together, for each row of ``kept``."""
+    Q, blocks = jax.lax.map(lambda rows: _triangle(take_rows(B, rows), B.shape[1]), partition.blocks)
+    whole, R = jax.lax.map(lambda keep: _triangle(_stacked(blocks, keep), B.shape[1]), kept)
+    return United(Q, kept, whole), R
 
 
 def fold_factors(problem: Design, factor: Factor, folds: Partition) -> Folds:
     """Factor the complement of every fold from the rows of the full factor."""
-    q, m = problem.free, factor.s.shape[0]
+    q, (n, m) = problem.free, factor.U.shape
     # Unpenalised directions first, so that the triangle eliminates them before the penalised ones.
     B = jnp.roll(factor.U * factor.s[None, :], q, axis=1)
-    y = factor.y_perp + matmul(factor.U, factor.z)
     root = filled(B.shape[:1], 1.0, B.dtype) if factor.root_weights is None else factor.root_weights
-
-    def of_rows(rows: Array) -> tuple[Array, Array]:
-        return _triangle(take_rows(B, rows), take_rows(y, rows))
-
+    # The merges of a fold take as many operations as a triangle of five m rows.
     if folds.kept is not None:
-        R, c = _unions(jax.lax.map(of_rows, folds.blocks), folds.kept)
+        rotation, R = _united(B, folds, folds.kept)
+    elif folds.disjoint and n > 5 * m:
+        rotation, R = _merged(B, folds)
     else:
-        R, c = _complements(jax.lax.map(of_rows, folds.test)) if folds.disjoint else jax.lax.map(of_rows, folds.train)
+        Q, R = jax.lax.map(lambda rows: _triangle(take_rows(B, rows), q), folds.train)
+        rotation = Direct(Q)
 
-    def one(R: Array, c: Array, rows: Array) -> tuple[Array, ...]:
+    def one(R: Array, rows: Array) -> tuple[Array, ...]:
         W, s, Vt = jnp.linalg.svd(R[q:, q:], full_matrices=False)
-        s = jnp.where(s > cutoff(s, (B.shape[0], m)), s, jnp.where(jnp.isnan(s), s, 0.0))
-        free = jax.scipy.linalg.solve_triangular(R[:q, :q], jnp.concatenate([R[:q, q:], c[:q]], axis=1))
-        held, held_y = take_rows(B, rows), take_rows(y, rows)
-        E = matmul(held[:, q:] - matmul(held[:, :q], free[:, : m - q]), Vt.T)
-        return held_y - matmul(held[:, :q], free[:, m - q :]), E, s, matmul(W.T, c[q:])
+        s = jnp.where(s > cutoff(s, (n, m)), s, jnp.where(jnp.isnan(s), s, 0.0))
+        held = take_rows(B, rows)
+        across = jax.scipy.linalg.solve_triangular(R[:q, :q], R[:q, q:])
+        E = matmul(held[:, q:] - matmul(held[:, :q], across), Vt.T)
+        return W, R[:q, :q], s, E, held[:, :q]
 
-    base, E, s, z = jax.lax.map(lambda args: one(*args), (R, c, folds.test))
-    return Folds(folds, base, E, s, z, take_rows(root, folds.test), factor.scale, factor.y_scale)
+    W, corner, s, E, free = jax.lax.map(lambda args: one(*args), (R, folds.test))
+    shared = Complements(folds, rotation.turned(W), corner, s, E, free, take_rows(root, folds.test))
+    return shared.of_targets(factor)
 
 
 @lru_cache
@@ -115,13 +212,16 @@ def _held_out(loss: Callable[[Array], Array]) -> tuple[Callable[..., Array], Cal
         lam = jnp.atleast_1d(lam)
         damping = poison(lam, lam >= 0)[None, :] * folds.scale * folds.scale
 
-        def one(base: Array, E: Array, s: Array, z: Array, root: Array) -> Array:
-            s = s[:, None]
-            scaled = base - matmul(E, safe_divide(s * z, jnp.square(s) + damping))
-            e = safe_divide(scaled, jnp.broadcast_to(root[:, None], scaled.shape)) * folds.y_scale[None, :]
-            return mean_losses(e, jnp.square(root), loss)
+        def one(of: tuple[Array, ...]) -> Array:
+            base, E, s, z, root = of
+            damped = safe_divide(s[:, None], jnp.square(s)[:, None] + damping)
+            # One λ for all targets damps the few rows of E, not the many targets.
+            fitted = matmul(E * damped[None, :, 0], z) if lam.shape[0] == 1 else matmul(E, damped * z)
+            return safe_divide(base - fitted, jnp.broadcast_to(root[:, None], base.shape)) * folds.y_scale[None, :]
 
-        return jax.vmap(one)(folds.base, folds.E, folds.s, folds.z, folds.root_weights)
+        shared = folds.shared
+        e = jax.lax.map(one, (folds.base, shared.E, shared.s, folds.z, shared.root_weights))
+        return jax.vmap(lambda e, root: mean_losses(e, jnp.square(root), loss))(e, shared.root_weights)
 
     def live(folds: Folds, design: Design, lam: Lam) -> Array:
         weights = filled(design.X.shape[:1], 1.0, design.X.dtype) if design.weights is None else design.weights

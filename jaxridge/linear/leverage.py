@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxridge.core.implicit import first_order_only, moves, with_rule
 from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float, Lam
-from jaxridge.linear.carrier import carrier, complement, damping_of, divided, weighed
+from jaxridge.linear.carrier import carrier, complement, damping_of, divided, weighed, within
 from jaxridge.linear.design import Design
 from jaxridge.linear.svd import Factor
 
@@ -32,7 +32,7 @@ def hat_diagonal(design: Design, factor: Factor, lam: Lam) -> Float[Array, "n c"
     def one(lam: Array) -> Array:
         if design.wide:
             inverse, _ = carrier(design, factor, lam, jnp.eye(n, dtype=lam.dtype), jnp.zeros((a, n), lam.dtype))
-            return 1.0 - lam * jnp.diagonal(inverse)
+            return 1.0 - within(factor, lam) * jnp.diagonal(inverse)
         _, inverse = carrier(design, factor, lam, jnp.zeros((n, a), lam.dtype), -jnp.eye(a, dtype=lam.dtype))
         A = jnp.concatenate([design.X, design.Z], axis=1)
         h = jnp.sum(matmul(A, inverse) * A, axis=1)
@@ -118,9 +118,12 @@ def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -
     """
     U, s = factor.U, factor.s
     beta = factor.mask * factor.scale * factor.scale
-    rho = divided(jnp.ones((s.shape[0], 1), s.dtype), s, (lam * factor.scale * factor.scale * factor.mask)[:, None])[
-        :, 0
-    ]
+    damping = damping_of(factor, lam[None])
+    rho = divided(jnp.ones((s.shape[0], 1), s.dtype), s, damping)[:, 0]
+    rest, lam = (
+        complement(factor, damping)[:, 0],
+        jnp.where(jnp.isinf(lam), 0.0, lam),
+    )  # at λ = ∞ what λ multiplies is 0
     kappa = [rho]  # C(PC)^(m−1) = T diag(κₘ) Tᵀ
     for _ in range(power - 1):
         kappa.append(kappa[-1] * beta * rho)
@@ -138,7 +141,7 @@ def _hat_change(factor: Factor, change: _Perturbation, lam: Array, power: int) -
             if U.shape[0] > U.shape[1]:
                 left = change.rows - matmul(U, (s * s * rho)[:, None] * N)
             else:
-                left = matmul(U, jnp.where(s == 0, 1.0, beta * lam * rho)[:, None] * N)
+                left = matmul(U, rest[:, None] * N)
             total += 2.0 * jnp.sum(left * scores * rho[None, :], axis=1)
         else:
             total += 2.0 * jnp.sum(change.rows * scores * kappa[-1][None, :], axis=1)
@@ -166,7 +169,7 @@ def _hat_power(power: int, strict: bool) -> Callable[[Design, Factor, Array], Ar
 
     def hat(design: Design, factor: Factor, lam: Array) -> Array:
         s, beta = factor.s[:, None], (factor.mask * factor.scale * factor.scale)[:, None]
-        rho = divided(jnp.ones((s.shape[0], lam.shape[0]), s.dtype), factor.s, beta * lam[None, :])
+        rho = divided(jnp.ones((s.shape[0], lam.shape[0]), s.dtype), factor.s, damping_of(factor, lam))
         return matmul(jnp.square(factor.U), jnp.square(s) * rho * (beta * rho) ** (power - 1))
 
     return _with_hat_rule(hat, power, 1.0, strict)

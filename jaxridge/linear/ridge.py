@@ -25,6 +25,7 @@ from jaxridge.core.numbers import poison
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
+from jaxridge.linear import blocks
 from jaxridge.linear.ball import lam_of_norm
 from jaxridge.linear.design import Data, Design, Options, Terms, checked, design_of
 from jaxridge.linear.fit import Fit
@@ -123,7 +124,7 @@ def ridge_cv(
             constant and has the derivative 0.
         assess: add ``choice.assessment``, a `select.Assessment`: with ``rule=select.kfold(5)`` the score of choosing
             like this, by nested cross-validation; the standard error of log λ; dλ/dy, how each row moves it.
-        memory: bytes that the scores may use at a time.
+        memory: bytes that the scores may use at a time; with a λ for each of many targets these go a block at a time.
 
     Returns a `Choice`. Coefficients are formed for the chosen λ only.
     Equals ``sklearn.linear_model.RidgeCV(alphas=lams)``. Golub, Heath and Wahba (1979), Technometrics 21, 215.
@@ -276,8 +277,12 @@ def _ridge_cv(
 ) -> Choice:
     factored = solver.factor(design_of(data, terms))
     grid: Array = factored.default_grid() if lams is None else lams
-    found = select.search(rule, factored, grid, pick, per_target, refine, memory)
-    fit = select.with_code(found, factored.fit(found.lam))
+    search = blocks.Search(rule, pick, refine, memory)
+    targets = blocks.size(factored, grid, search)
+    if per_target and targets < data.y.shape[1]:
+        found, fit = blocks.choose(factored, grid, search, targets)
+    else:
+        found, fit = search.whole(factored, grid, per_target)
     if lams is None:
         beyond = jnp.broadcast_to(factored.beyond_range(), fit.rss.shape) & (fit.result == RESULTS.successful)
         fit = eqx.tree_at(lambda f: f.result, fit, override(RESULTS.overflow, beyond, fit.result))

@@ -13,6 +13,7 @@ The factor is frozen (it carries no derivative), the problem is live. Everything
 the value of the formula above and the derivative of the live problem.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -66,6 +67,17 @@ class Spectrum(LinearFactored):
     def without_rows(self) -> "Spectrum":
         """The same spectrum without its arrays of a row per observation: smaller, no leverages."""
         return eqx.tree_at(lambda s: s.factor, self, self.factor.without_rows())
+
+    @property
+    def separable(self) -> bool:
+        """Whether `of_targets` is there."""
+        return self.factor.doubt.kind == "rows" and self.factor.has_rows and self.problem.beyond is None
+
+    def of_targets(self, y: Float[Array, "n t"]) -> "Spectrum":
+        """The same rows with other targets, from the factor of `from_design`."""
+        problem = dataclasses.replace(self.problem, y=y)
+        factor = jax.lax.stop_gradient(self.factor.of_targets(standard_form(problem)))
+        return dataclasses.replace(self, problem=problem, factor=factor)
 
     @property
     def singular_values(self) -> Float[Array, " r"]:
@@ -225,7 +237,7 @@ class Spectrum(LinearFactored):
         penalised = factor.mask[:, None] > 0
         # Beside a ratio beyond the range of the dtype 1 is nothing, and its parts are within.
         far = jnp.isinf(ratio) & penalised
-        parts = jnp.log(jnp.where(far, alpha, 1.0)) - jnp.log(jnp.where(far, beta * lams, 1.0))
+        parts = jnp.log(jnp.where(far, alpha, 1.0)) - jnp.log(jnp.where(far, beta, 1.0) * jnp.where(far, lams, 1.0))
         logs = jnp.where(far, parts - 2.0 * jnp.log(factor.scale), jnp.log1p(jnp.where(far | ~penalised, 0.0, ratio)))
         return jnp.sum(logs, axis=0).reshape(jnp.shape(lam))
 

@@ -23,7 +23,7 @@ from jaxridge.core.rows import blocks, count, map_rows, sum_rows
 from jaxridge.core.types import Array, Float
 from jaxridge.linear import accumulator, host
 from jaxridge.linear.accumulator import Rows
-from jaxridge.linear.carrier import damping_of
+from jaxridge.linear.carrier import damping_of, projected, projected_back, unfiltered, within
 from jaxridge.linear.held_out import held_out
 from jaxridge.linear.host import on_device
 from jaxridge.linear.spectrum import Spectrum
@@ -276,7 +276,9 @@ def coefficients(
     values = jax.vmap(frozen.coef)(jax.lax.stop_gradient(lams))  # (k, a, t)
     (k, a, t), factor = values.shape, frozen.factor
     lam = jnp.broadcast_to(lams if lams.ndim == 2 else lams[:, None], (k, t)).reshape(-1)
-    damping = damping_of(factor, jax.lax.stop_gradient(lam))
+    still = jax.lax.stop_gradient(lam)
+    s, lam = unfiltered(factor, still), within(factor, lam)
+    damping = damping_of(factor, within(factor, still))
     W = jnp.moveaxis(values, 1, 0).reshape(a, -1)
 
     def equation(W: Array) -> Array:
@@ -285,12 +287,13 @@ def coefficients(
             A = _with_ones(spectrum, features(points))
             Y = jnp.broadcast_to(y[:, None, :], (y.shape[0], k, t)).reshape(-1, k * t)
             used = jnp.where(present, weights, 0.0)[:, None]
-            return matmul(A.T, used * (matmul(A, W) - Y))
+            return matmul(A.T, used * (matmul(A, projected(factor, still, W)) - Y))
 
-        return sum_rows(part, (points, y, weights), block) + lam[None, :] * (penalty * W)
+        seen = projected_back(factor, still, sum_rows(part, (points, y, weights), block))
+        return seen + lam[None, :] * (penalty * W)
 
     def solve(b: Array) -> Array:
-        return factor.times(safe_divide(factor.transposed_times(b), jnp.square(factor.s)[:, None] + damping))
+        return factor.times(safe_divide(factor.transposed_times(b), jnp.square(s) + damping))
 
     return jnp.moveaxis(linear_root(equation, W, solve).reshape(a, k, t), 0, 1)
 

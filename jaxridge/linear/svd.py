@@ -4,6 +4,8 @@
 number and is several times faster. What comes after asks neither which of the two it was.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 
@@ -73,6 +75,24 @@ class Factor(eqx.Module):
         inner = self.unit[:, None] * (b[:d] - matmul(self.centre.T, b[d:]))
         inner = inner if self.basis is None else matmul(self.basis.T, inner)
         return jnp.concatenate([matmul(self.V.T, inner), matmul(self.free_to_coef.T, b[d:])])
+
+    def of_targets(self, form: StandardForm) -> "Factor":
+        """The factor with the targets of another standard form of the same rows, where `svd` made it."""
+        y, r = form.lift(form.y), self.V.shape[1]
+        U, kept = self.U[:, :r], self.s[:r, None] > 0
+        z = inner(U, y)
+        y_perp = y - matmul(U, z) if form.X.shape[0] > form.X.shape[1] else jnp.zeros_like(y)
+        if self.root_weights is not None:
+            y_perp = jnp.where(self.complete, 0.0, y_perp)
+        return dataclasses.replace(
+            self,
+            z=jnp.concatenate([z, form.free_y]),
+            y_perp=y_perp,
+            rss_perp=jnp.sum(jnp.square(y_perp), axis=0),
+            y_scale=form.y_scale,
+            doubt=dataclasses.replace(self.doubt, cut=jnp.where(kept, 0.0, z)),
+            checks=form.checks,
+        )
 
     def without_rows(self) -> "Factor":
         """All that coefficients need, and nothing of the size of the data."""

@@ -107,7 +107,7 @@ class MarginalLikelihood(eqx.Module):
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
         m, norm = problem.rows() - (problem.free if self.restricted else 0), factored.squared_norm(lam)
         # λ‖w‖² vanishes as λ grows without bound.
-        misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, jnp.atleast_1d(lam) * jnp.where(norm == 0, 0.0, norm))
+        misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, lam) * norm
         if self.noise is None:
             noise = misfit / m
         else:
@@ -190,6 +190,10 @@ class PreparedKFold(eqx.Module):
     folds: Any
     loss: Loss = eqx.field(static=True)
     frozen: bool = eqx.field(static=True, default=False)
+
+    def of_targets(self, factored: Factored) -> "PreparedKFold":
+        """The same folds with other targets."""
+        return PreparedKFold(self.folds.of_targets(factored), self.loss, self.frozen)
 
     def still(self) -> "PreparedKFold":
         """The same numbers without derivatives in the data, for a search over λ."""

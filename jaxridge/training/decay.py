@@ -89,11 +89,11 @@ def fixed_point(optimizer: Optimiser, X: Any, y: Any, *, batch: int | None = Non
     Returns a `Limit`, the coefficients with exact derivatives. A learning rate past stability is
     ``RESULTS.unstable_rate``, with NaN; under a schedule stability is not judged, and Adam's steps are bounded.
 
-    What is not exact: the limits η → 0 of Adam, AdamW and cautious decay are off by about η, and AdamW by eps over the
-    least curvature of the loss, 4e-7 at eps = 1e-8 and a curvature of .05. AdamW under noise takes
-    second moments for constant and weights for still: with single rows and η = .001 it is 0.1 % off at wd = .1 and
-    0.4 % at .3, once the second moments have forgotten the start, which takes a few 1/(1 − β₂) steps. Before that they
-    are too large: after 40 000 steps at β₂ = .9999 weights are still 3 % off.
+    What is not exact: the limits η → 0 of Adam and AdamW are off by about η, that of cautious decay by at most η wd,
+    the decay of one step, and AdamW by eps over the least curvature of the loss, 4e-7 at eps = 1e-8 and a curvature of
+    .05. AdamW under noise takes second moments for constant and weights for still: with single rows and η = .001 it is
+    0.1 % off at wd = .1 and 0.4 % at .3, once the second moments have forgotten the start, which takes a few 1/(1 − β₂)
+    steps. Before that they are too large: after 40 000 steps at β₂ = .9999 weights are still 3 % off.
 
     >>> import jax.numpy as jnp
     >>> from jaxridge.training import AdamW, CoupledDecay, fixed_point

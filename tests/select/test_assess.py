@@ -49,7 +49,12 @@ def nested(fit, weights, shared):
 
 
 @pytest.mark.parametrize(
-    ("kind", "weights", "shared"), [("ridge", None, True), ("ridge", W, False), ("kernel", None, True)]
+    ("kind", "weights", "shared"),
+    [
+        pytest.param("ridge", None, True, marks=pytest.mark.whole),
+        ("ridge", W, False),
+        pytest.param("kernel", None, True, marks=pytest.mark.whole),
+    ],
 )
 def test_nested_score_by_refitting(kind, weights, shared):
     options = {"rule": select.kfold(FOLDS), "assess": True, "per_target": not shared}
@@ -62,7 +67,7 @@ def test_nested_score_by_refitting(kind, weights, shared):
         np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("rule", [select.gcv, select.kfold(FOLDS)])
+@pytest.mark.parametrize("rule", [select.gcv, pytest.param(select.kfold(FOLDS), marks=pytest.mark.whole)])
 def test_influence_is_the_derivative_of_the_optimum(rule):
     """dλ*/dy by differences of refined choices."""
     y = Y[:, 0]
@@ -110,6 +115,7 @@ def test_folds_that_cannot_be_nested_are_named(rule):
         jxr.ridge_cv(X, Y, LAMS, rule=rule, assess=True)
 
 
+@pytest.mark.whole
 def test_the_nested_score_is_unbiased_where_the_least_score_is_not():
     """2000 data sets of 20 rows: the mean error of what kfold(4) chooses on 16 rows, which each nested fold tries."""
     n, d, repeats, lams = 20, 6, 2000, np.logspace(-1, 3, 9)
@@ -137,6 +143,7 @@ def test_the_nested_score_is_unbiased_where_the_least_score_is_not():
     assert off(np.asarray(least)) < -5.0
 
 
+@pytest.mark.whole
 def test_the_standard_error_of_log_lam_is_what_repetitions_scatter():
     """1000 repetitions of the noise on the same X."""
     n, d, repeats = 200, 30, 1000

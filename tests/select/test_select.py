@@ -485,3 +485,41 @@ def test_labels_are_no_part_of_the_program():
     before = ridge_module._ridge_cv._cached._cache_size()
     assert not np.allclose(one, score(np.repeat([0, 1, 2], 4)))
     assert ridge_module._ridge_cv._cached._cache_size() == before
+
+
+def of_blocks(rule, shape, refine):
+    """A choice for 7 targets as a function of them and of memory, and memory for 2 of them at a time."""
+    rng = np.random.default_rng(0)
+    X, Y = (jnp.asarray(rng.standard_normal((shape[0], m))) for m in (shape[1], 7))
+    lams = jnp.logspace(-2, 3, 6)
+    options = {"per_target": True, "refine": refine, "unpenalized": (1,), "weights": jnp.arange(1.0, shape[0] + 1)}
+    choice = lambda Y, memory: jxr.ridge_cv(X, Y, lams, rule=rule, memory=memory, **options)  # noqa: E731
+    return choice, Y + X[:, :1] * jnp.arange(7.0)[None, :], 2 * 3 * shape[0] * len(lams) * 8
+
+
+whole = pytest.mark.whole
+BLOCKS = [
+    (select.kfold(4), (30, 4), False),
+    pytest.param(select.kfold(4), (12, 20), True, marks=whole),
+    pytest.param(select.kfold(4), (12, 10), False, marks=whole),
+    pytest.param(select.loo, (30, 4), True, marks=whole),
+    pytest.param(select.gcv, (12, 20), False, marks=whole),
+    pytest.param(select.evidence, (30, 4), False, marks=whole),
+]
+
+
+@pytest.mark.parametrize(("rule", "shape", "refine"), BLOCKS)
+def test_blocks_of_targets(rule, shape, refine):
+    """Little memory gives the same numbers and codes."""
+    choice, Y, few = of_blocks(rule, shape, refine)
+    one, other = (choice(Y.at[0, 3].set(jnp.nan), memory) for memory in (few, 2**31))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@whole
+@pytest.mark.parametrize(("rule", "shape", "refine"), BLOCKS)
+def test_derivatives_of_blocks_of_targets(rule, shape, refine):
+    choice, Y, few = of_blocks(rule, shape, refine)
+    gradient = jax.grad(lambda Y, memory: jnp.sum(choice(Y, memory).fit.coef[0]))
+    np.testing.assert_allclose(gradient(Y, few), gradient(Y, 2**31), rtol=1e-7, atol=1e-10)

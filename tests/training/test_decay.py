@@ -143,6 +143,19 @@ def test_cautious_decay_is_least_squares():
     assert off(tikhonov(np.full(D, WD)), free) > 0.2
 
 
+@pytest.mark.whole
+@pytest.mark.parametrize("wd", [WD, 0.01 * WD, 1e-4 * WD])
+def test_cautious_decay_stays_within_the_decay_of_one_step(wd):
+    """Within η wd of least squares at every rate, where ridge at wd is further away by 1/η; 1e-7 at the smallest."""
+    free, ridge = tikhonov(np.zeros(D)), tikhonov(np.full(D, wd))
+    errors = [off(train(CautiousDecay(rate, wd), X, y, int(800 / rate)).last, free) for rate in (0.04, 0.02, 0.005)]
+    print(wd, [f"{error:.1e}" for error in errors])
+    for rate, error in zip((0.04, 0.02, 0.005), errors, strict=True):
+        assert error <= rate * wd
+        assert error < 4.0 * rate * off(ridge, free)
+    assert wd > 1e-4 * WD or errors[2] <= 1e-7
+
+
 # Single rows: optimiser, steps, the penalty claimed, and what the claim leaves out.
 NOISY = {
     "coupled": (CoupledDecay(0.002, WD), np.full(D, WD), 0.0),
