@@ -5,6 +5,9 @@ import pkgutil
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxridge as jxr
@@ -40,3 +43,13 @@ def test_the_reference_has(name):
 def test_every_page_is_in_the_navigation():
     listed = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(listed) == [str(page.relative_to(ROOT / "docs")) for page in PAGES]
+
+
+def test_the_page_on_jacobians_says_what_is_so():
+    found = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/jacobians.md").read_text(), re.DOTALL):
+        exec(code, found)
+        assert found["fit"].success
+    chain = lambda x: found["chain"](x, None)  # noqa: E731
+    x = jnp.linspace(0.5, 2.0, 7)
+    np.testing.assert_array_equal(found["banded"](0, 1)(chain)(x), jax.jacfwd(chain)(x))

@@ -198,14 +198,17 @@ def _refusal(message: str) -> Callable[[Array], Array]:
 @lru_cache(maxsize=64)
 def _guard(message: str | None) -> Callable[[Any, Any], Any]:
     def rule(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        moved = any(moves(tangent) for tangent in jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x)))
+        leaves = jax.tree.leaves(tangents[1], is_leaf=lambda x: not moves(x))
+        moved = [leaf for leaf in leaves if moves(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)]
         if moved and message is not None:
             raise ValueError(message)
+        # Linear in what moves, or reverse mode would take it for a constant and say 0.
+        lost = jnp.nan * sum(jnp.sum(tangent) for tangent in moved)
 
         def tangent(x: Array) -> Any:
             if not jnp.issubdtype(x.dtype, jnp.inexact):
                 return np.zeros(x.shape, jax.dtypes.float0)
-            return jnp.full_like(x, jnp.nan if moved else 0.0)
+            return jnp.broadcast_to(lost, x.shape).astype(x.dtype) if moved else jnp.zeros_like(x)
 
         return primals[0], jax.tree.map(tangent, primals[0])
 
