@@ -1,12 +1,14 @@
 """Records at a prompt: what they print, what they score, and the columns of data frames that they know by name."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxridge as jxr
-from jaxridge import kernels
+from jaxridge import kernels, select
 from jaxridge.core import measures
 
 X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 5.0], [4.0, 2.0], [7.0, 3.0]])
@@ -138,15 +140,36 @@ def test_a_model_knows_its_columns_by_name():
         assert jnp.array_equal(ours, theirs)
 
 
+A, b = np.tril(np.ones((6, 6))), np.arange(6.0)
+
+
+def decay(x, _):
+    return x[0] * jnp.exp(-x[1] * X[:, 0]) - y
+
+
+RULES = {"loo": select.loo, "gcv": select.gcv}
 SAVED = [
     lambda: jxr.ridge(X, y, 1.0),
     lambda: jxr.ridge_path(X, y, [0.5, 1.0]),
     lambda: jxr.ridge_cv(X, np.stack([y, -y], axis=1), [0.1, 1.0], per_target=True),
     lambda: jxr.ridge_inference(X, y, 1.0),
+    lambda: jxr.ridge_posterior(X, y, 1.0),
+    lambda: jxr.ridge_risk(X, np.ones(2), noise=1.0),
+    lambda: jxr.ridge_compare(X, y, RULES, [0.1, 1.0]),
     lambda: jxr.kernel_ridge(X, y, 1.0, kernel=2.0 * RBF + kernels.Linear()),
     lambda: jxr.kernel_ridge_cv(X, y, [0.1, 1.0], kernel=RBF),
+    lambda: jxr.kernel_posterior(X, y, 1.0, kernel=RBF, noise=1.0),
+    lambda: jxr.kernel_ridge_inference(X, y, 1.0, kernel=RBF),
+    lambda: jxr.svm(X, np.sign(y - 3.0), 1.0),
+    lambda: jxr.lasso(X, y, 1.0),
     lambda: jxr.tikhonov_cv(X, y, [0.1, 1.0]),
+    lambda: jxr.inverse.picard(A, b),
+    lambda: jxr.tsvd(A, b, [1, 3]),
     lambda: jxr.least_squares(lambda x, _: x["a"] * X[:, 0] - y, {"a": jnp.zeros(1)[0]}),
+    lambda: jxr.optimize.uncertainty(decay, jxr.least_squares(decay, jnp.array([1.0, -0.3]))),
+    lambda: jxr.optimize.linearised(decay, jxr.least_squares(decay, jnp.array([1.0, -0.3]))),
+    lambda: jxr.trust_region_subproblem(jnp.eye(2), jnp.array([3.0, 4.0]), 1.0),
+    lambda: jxr.optimize.tune(lambda x, _: jxr.ridge_score(X, y, jnp.exp(x)), jnp.zeros(())),
 ]
 
 
@@ -160,6 +183,10 @@ def test_records_come_back_from_a_file(tmp_path, record):
     if isinstance(record, jxr.Fit | jxr.Path | jxr.KernelFit):
         assert jnp.array_equal(loaded.predict(X), record.predict(X))
     assert [each.name for each in tmp_path.iterdir()] == ["record.npz"]
+    for of_rows in {"variance", "deviation", "covariance"} & set(dir(type(record))):
+        if hasattr(record, "factored"):
+            with pytest.raises(ValueError, match="was loaded from a file, without its factor"):
+                getattr(loaded, of_rows)(*[X] * (len(inspect.signature(getattr(loaded, of_rows)).parameters)))
 
 
 def test_a_file_holds_no_training_data(tmp_path):

@@ -56,6 +56,8 @@ WORDS = [
     (lambda: inverse.picard(X, y, regularizer=1), "picard has no argument 'regularizer'"),
 ]
 VALUES = [
+    (lambda: jxr.optimize.uncertainty(line, x0), "pass all of what least_squares returned"),
+    (lambda: jxr.optimize.linearised(line, x0), "pass all of what least_squares returned"),
     (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=kernels.RBF), "kernel is the class RBF; pass an instance"),
     (lambda: jxr.kernel_ridge(X, y, 1.0, kernel="rbf"), "pass one of jaxridge.kernels"),
     (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF, solver=jxr.Nystroem), "solver is the class Nystroem; pass an"),

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from jaxridge.core.results import RESULTS, messages
 
-__all__ = ["Record", "brief", "table"]
+__all__ = ["Record", "brief", "held", "table"]
 
 # Words of other libraries for what records have.
 ELSEWHERE = {
@@ -46,6 +46,14 @@ class Record(eqx.Module):
         return "\n".join(
             [*lines, *(message for name, value in fields if name == "result" for message in messages(value))]
         )
+
+
+def held(record: Record, name: str) -> Any:
+    """A field that files leave out; ``ValueError`` where it is gone."""
+    value = getattr(record, name)
+    if value is None:
+        raise ValueError(f"{type(record).__name__} was loaded from a file, without its factor; make it anew.")
+    return value
 
 
 def _cure(record: Record, name: str) -> str:

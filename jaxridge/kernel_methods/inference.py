@@ -20,7 +20,7 @@ from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.numbers import matmul
-from jaxridge.core.report import Record, table
+from jaxridge.core.report import Record, held, table
 from jaxridge.core.results import messages
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
@@ -57,9 +57,9 @@ class KernelInference(Record):
 
     def covariance(self) -> Float[Array, "*t n n"]:
         """σ̂² A Ω⁻¹ A of the dual coefficients, (n, n) or (t, n, n)."""
-        problem = self.factored.problem
+        problem = held(self, "factored").problem
         root = jnp.ones(problem.y.shape[0], problem.y.dtype) if problem.weights is None else jnp.sqrt(problem.weights)
-        C, _ = self.factored.solve(self.fit.lam, jnp.diag(root), jnp.zeros_like(root))
+        C, _ = held(self, "factored").solve(self.fit.lam, jnp.diag(root), jnp.zeros_like(root))
         return jnp.multiply.outer(jnp.square(self.sigma), matmul(C, C.T))
 
     def standard_error(self, X: Any) -> Float[Array, "m *t"]:
@@ -68,8 +68,8 @@ class KernelInference(Record):
 
     def bias(self, X: Any) -> Float[Array, "m *t"]:
         """What smoothing takes off f̂ at new points, were it the truth."""
-        problem = self.factored.problem
-        return problem.squeeze(-matmul(self._smoother(X).T, self.factored.residual(self.fit.lam)))
+        problem = held(self, "factored").problem
+        return problem.squeeze(-matmul(self._smoother(X).T, held(self, "factored").residual(self.fit.lam)))
 
     def confidence(self, X: Any, level: float = 0.95) -> tuple[Array, Array, Array]:
         """Predictions for new points, and the band of their mean: (m,) or (m, t) each."""
@@ -97,11 +97,11 @@ class KernelInference(Record):
         """S(x), a column for each point."""
         X = points_in_order("X", X, self.fit.names)
         same_kind("X", X, "the model", self.fit.points)
-        return _smoother(self.factored, self.fit.lam, X)
+        return _smoother(held(self, "factored"), self.fit.lam, X)
 
     def _spread(self, X: Any) -> Float[Array, " m"]:
         """√(Σᵢ Sᵢ²/ωᵢ); a row of weight 0 has no part in S."""
-        S, weights = self._smoother(X), self.factored.problem.weights
+        S, weights = self._smoother(X), held(self, "factored").problem.weights
         if weights is not None:
             S = jnp.where((weights > 0)[:, None], S / jnp.sqrt(jnp.where(weights > 0, weights, 1.0))[:, None], 0.0)
         return jnp.linalg.norm(S, axis=0)

@@ -12,7 +12,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver
 from jaxridge.core.numbers import matmul, poison
-from jaxridge.core.report import Record
+from jaxridge.core.report import Record, held
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit, points_in_order
@@ -31,7 +31,7 @@ class Posterior(Record):
 
     fit: KernelFit
     noise: Float[Array, "*t"]
-    factored: KernelFactored
+    factored: KernelFactored = eqx.field(repr=False)
 
     def mean(self, X: Any) -> Float[Array, "m *t"]:
         """The fit itself."""
@@ -58,7 +58,8 @@ class Posterior(Record):
 
     def _reduced(self, X: Any, product: Callable[[Array, Array], Array]) -> Array:
         """[k 1] M⁻¹ [k 1]ᵀ: what the measurements take off the prior."""
-        factored, problem, lam = self.factored, self.factored.problem, self.fit.lam
+        factored, lam = held(self, "factored"), self.fit.lam
+        problem = factored.problem
         across = self.fit.kernel.matrix(self.fit.points, X)
         ones = jnp.ones(across.shape[1], across.dtype)
         alpha, b = factored.solve(lam, problem.weigh(across), ones)
@@ -67,7 +68,7 @@ class Posterior(Record):
 
     def _scaled(self, covariance: Array) -> Array:
         scale = self.noise / self.fit.lam
-        if self.factored.problem.single:
+        if held(self, "factored").problem.single:
             return covariance * scale
         scale = jnp.broadcast_to(scale, self.fit.intercept.shape)
         return covariance[..., None] * scale.reshape(*(1 for _ in covariance.shape), -1)

@@ -25,7 +25,7 @@ from jaxridge.core.factored import Solver, as_solver
 from jaxridge.core.implicit import derived, without_derivatives
 from jaxridge.core.numbers import matmul, poison, safe_sqrt
 from jaxridge.core.plan import whole
-from jaxridge.core.report import Record, table
+from jaxridge.core.report import Record, held, table
 from jaxridge.core.results import RESULTS, messages, override
 from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.core.verbs import verb
@@ -146,9 +146,7 @@ class RidgePosterior(Record):
         return jnp.atleast_1d(self.lam), jnp.atleast_1d(self.noise), jnp.atleast_1d(self.prior)
 
     def _spectrum(self) -> Spectrum:
-        if self.factored is None:
-            raise ValueError("This posterior was loaded from a file, without its factor; call ridge_posterior again.")
-        return self.factored
+        return held(self, "factored")
 
 
 @verb(checked)

@@ -35,6 +35,13 @@ def as_model(name: str, fn: Any) -> Callable[[Any, Any], Any]:
     return fn
 
 
+def as_solution(name: str, given: Any) -> Any:
+    """What a search returned, not its parameters alone."""
+    if not (hasattr(given, "value") and hasattr(given, "active")):
+        raise ValueError(f"{name} is of type {type(given).__name__}; pass all of what least_squares returned.")
+    return given
+
+
 def as_nonlinear_solver(solver: Any) -> Any:
     """One of the solvers, not their class nor their name."""
     if isinstance(solver, type) and issubclass(solver, LevenbergMarquardt | TrustRegion):

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
-from jaxridge.optimize.arguments import as_model
+from jaxridge.optimize.arguments import as_model, as_solution
 from jaxridge.optimize.flat import flat_residual
 from jaxridge.optimize.least_squares import Solution
 
@@ -45,7 +45,7 @@ def linearised(
     >>> print(found.residual.round(3), found.jacobian[2])
     [-0.5  1.  -0.5] [1. 2.]
     """
-    return _linearised(as_model("residual", residual), fit.value, args, jacobian)
+    return _linearised(as_model("residual", residual), as_solution("fit", fit).value, args, jacobian)
 
 
 @eqx.filter_jit

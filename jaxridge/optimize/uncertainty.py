@@ -24,6 +24,7 @@ from jaxridge.core.report import Record, table
 from jaxridge.core.results import RESULTS, messages
 from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.linalg import secular
+from jaxridge.optimize.arguments import as_solution
 from jaxridge.optimize.flat import flat_residual
 from jaxridge.optimize.least_squares import Solution, converged
 from jaxridge.optimize.losses import Loss, linear
@@ -125,7 +126,7 @@ def uncertainty(
     """
     if sigma is not None and loss is not linear:
         raise ValueError("uncertainty: sigma says too little about a fit with a robust loss; leave it out.")
-    flat, restore = ravel_pytree(solution.value)
+    flat, restore = ravel_pytree(as_solution("solution", solution).value)
     free = ~ravel_pytree(solution.active)[0]
     fn = flat_residual(residual, restore, args, flat.dtype)
     r = fn(flat)
