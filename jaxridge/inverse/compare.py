@@ -23,10 +23,12 @@ def compare(A: Any, b: Any, rules: dict[str, Any], lams: Any = None, **terms: Un
 
     Args: as for `tikhonov_cv`, with ``rules`` a dict from names to rules.
 
-    >>>     >>> from jaxridge import inverse, select
+    >>> import jax.numpy as jnp
+    >>> from jaxridge import select
+    >>> from jaxridge.inverse.compare import compare
     >>> A, b = jnp.diag(jnp.array([1.0, 0.1, 0.01])), jnp.array([1.0, 0.1, 0.02])
     >>> rules = {"discrepancy": select.discrepancy(1e-4), "UPRE": select.predictive_risk(1e-4)}
-    >>> print(f"{inverse.compare(A, b, rules).spread:.1f}")
+    >>> print(f"{compare(A, b, rules).spread:.1f}")
     1.2
     """
     rules = as_rules(rules)

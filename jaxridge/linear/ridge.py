@@ -175,8 +175,8 @@ def ridge_compare(
     >>> X = jnp.stack([x, x**2, x**3], axis=1)
     >>> rules = {"leave-one-out": jxr.select.loo, "GCV": jxr.select.gcv}
     >>> found = jxr.ridge_compare(X, x + 0.1 * jnp.cos(9 * x), rules)
-    >>> print(found.lam.round(3), found.spread.round(1))
-    [0.132 0.116] 0.1
+    >>> print(found.lam.round(2), f"{found.spread:.1f} decades")
+    [0.24 0.03] 0.9 decades
     """
     data, terms = checked(X, y, **problem)
     rules, solver = select.as_rules(rules), as_solver(solver, Design, SOLVERS)
