@@ -25,7 +25,7 @@ contract: .venv/installed-dev
 # Every verb under every transform, of which `make test` judges some cells; goes on where the last run ended.
 # `make transforms WINGS=linear` for one wing.
 transforms: .venv/installed-dev
-	$(BIN)/python -m pytest tests/test_transforms.py -q -n 2 --whole -k loops
+	$(BIN)/python -m pytest tests/test_transforms.py -q -n 2 --whole
 	$(BIN)/python tests/transforms.py $(WINGS)
 
 # Values and first derivatives of all verbs against those that are stored: for a rewrite, on the machine that stored them
@@ -39,12 +39,14 @@ training: .venv/installed-dev
 
 # Margins and corners in every derivative, unit and dtype, of which `make test` judges one of each kind.
 corners: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/kernel_methods/test_svm.py \
-		tests/kernel_methods/test_krylov.py --whole
+	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/linear/test_stream.py tests/select/test_compare.py \
+		tests/inverse/test_sparse_ridge.py tests/kernel_methods/test_svm.py tests/kernel_methods/test_krylov.py --whole
 
 # Posteriors, risk, bands and tuning, every row, of which `make test` judges one of each kind.
 bayes: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 tests/linear/test_bayes.py tests/linear/test_banded.py tests/linear/test_risk.py tests/linear/test_sensors.py tests/optimize/test_tune.py tests/kernel_methods/test_banded.py tests/test_infinity.py tests/select/test_select.py tests/select/test_assess.py --whole
+	$(BIN)/python -m pytest -n 2 tests/linear/test_bayes.py tests/linear/test_banded.py tests/linear/test_risk.py \
+		tests/linear/test_sensors.py tests/optimize/test_tune.py tests/kernel_methods/test_banded.py \
+		tests/test_infinity.py tests/select/test_select.py tests/select/test_assess.py --whole
 
 # The suite with the oldest and the newest JAX that is promised, each in an environment of its own.
 test-oldest: JAX := jax==0.8.0 jaxlib==0.8.0

@@ -161,7 +161,7 @@ def test_hessian_vector_products_of_coefficients(name):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * float(jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize("name", ["tall", "wide"])
+@pytest.mark.parametrize("name", ["tall", pytest.param("wide", marks=pytest.mark.whole)])
 def test_third_derivative_of_the_coefficients(name):
     X, y, weights, penalty = PROBLEMS[name]
     V = jnp.cos(jnp.arange(X.size, dtype=X.dtype)).reshape(X.shape)
@@ -221,7 +221,7 @@ def test_second_order_in_lam_and_y_and_mixed_once_in_X(name, order):
     agree(order, mine(ONCE), theirs(ONCE), args, rtol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["tall", "wide"])
+@pytest.mark.parametrize("name", ["tall", pytest.param("wide", marks=pytest.mark.whole)])
 def test_exact_spectrum_has_second_derivatives_in_everything(name):
     args = (*PROBLEMS[name], jnp.asarray(0.7))
     agree(forward_over_reverse, mine(EXACT, exact=True), theirs(EXACT), (args, direction(2.0, args)), rtol=1e-7)

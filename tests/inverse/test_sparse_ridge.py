@@ -69,6 +69,7 @@ def test_gcv_and_dof_by_probes():
     assert np.all(np.isfinite(jxr.ridge_cv(X, Y, LAMS, rule=select.gcv).scores))
 
 
+@pytest.mark.whole
 def test_derivatives_are_those_of_the_dense_problem():
     """In the entries, targets, λ, weights and penalty; second ones along a line."""
 

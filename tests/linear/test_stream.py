@@ -125,7 +125,7 @@ def test_rows_far_from_zero(gram, intercept):
     assert np.all(np.asarray(spectrum_.result(lam) == jxr.RESULTS.successful)) or not gram
 
 
-@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("gram", [pytest.param(True, marks=pytest.mark.whole), False])
 def test_derivatives_of_streamed_rows(gram):
     """To second order along one line, as of all rows at once; with a Gram matrix NaN where features are dependent."""
     direction = jnp.asarray(rng.standard_normal(X.shape))
