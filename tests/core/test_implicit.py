@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxridge.core.implicit import derived, linear_root, map_with_rules, root
+from jaxridge.core.implicit import derived, first_order_only, linear_root, map_with_rules, root
 
 still = jax.lax.stop_gradient
 
@@ -101,3 +101,24 @@ def test_derivatives_in_programs_of_a_user(shape, request):
     want = every(by_powers)(0.83)
     for name, way in ways.items():
         np.testing.assert_allclose(every(way)(0.83), want, rtol=1e-9, err_msg=f"{name}, {orders}")
+
+
+def _with_by_product(x):
+    return jnp.sum(x**2), first_order_only(jnp.sum(jax.lax.stop_gradient(x)), x, None)
+
+
+THROUGH = {
+    "jit": lambda x: jax.jit(_with_by_product)(x),
+    "scan": lambda x: jax.lax.scan(lambda c, t: (c, _with_by_product(t * x)), 0.0, jnp.ones(1))[1],
+    "cond": lambda x: jax.lax.cond(x[1] > 0, _with_by_product, _with_by_product, x),
+    "checkpoint": lambda x: jax.checkpoint(_with_by_product)(x),
+    "vmap": lambda x: jax.vmap(_with_by_product)(x[None]),
+}
+
+
+@pytest.mark.parametrize("through", THROUGH)
+def test_a_by_product_is_nan_where_it_is_used_and_nothing_where_it_is_not(through):
+    x = jnp.arange(3.0)
+    gradient = lambda i: jax.grad(lambda x: jnp.sum(THROUGH[through](x)[i]))(x)  # noqa: E731
+    np.testing.assert_allclose(gradient(0), 2 * x)
+    assert np.all(np.isnan(gradient(1)))
