@@ -8,7 +8,7 @@
 Steps that become shorter and shorter prove a minimum. Where the search saw none, or J is singular, H is asked; where
 steps ended as jitter, whether it is a saddle, for there they become longer. Where J has become singular on the way, a
 plateau far out shows nothing but rounding in H: there √eps is asked of it. And JᵀJ has half the digits of J: what only
-the former leaves open is not settled.
+the former leaves open is not settled, nor an end in jitter or doubt from where J's own step still leads elsewhere.
 """
 
 import dataclasses
@@ -121,8 +121,10 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     idle, doubt = free & jnp.all(scaled == 0, axis=0), state.stop == loop.DOUBT
     evaporated = (jnp.any(idle & state.alive) & every(free)) | (~jnp.any(idle) & ~determined & lost)
     settled = jnp.ones((), bool)
-    if isinstance(factor, steps.Triangle) and stored is not factor:
+    if isinstance(factor, steps.Triangle):
         settled = firm | _little(state, factor.restricted(free).newton())
+        if stored is factor:
+            settled = settled | (state.stop < loop.JITTER)
     jitter = (state.stop == loop.JITTER) & ~_unproven(objective, state)
     kinds = [
         (~positive & level, SADDLE),
