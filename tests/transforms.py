@@ -41,8 +41,10 @@ def floats(tree):
 
 
 def close(got, want, rtol):
-    """Whether numbers agree, relative to the largest of them; NaN where NaN is."""
+    """Whether numbers agree, relative to the largest of them; NaN where NaN is. All NaN is said as a refusal is."""
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        if np.size(a) and np.all(np.isnan(a)) and not np.any(np.isnan(b)):
+            raise ValueError("NaN for numbers")
         size = float(np.max(np.abs(np.nan_to_num(np.asarray(b, float), posinf=0.0, neginf=0.0)), initial=0.0))
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(size, 1e-3))
 
