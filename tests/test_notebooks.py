@@ -82,6 +82,8 @@ def test_stored_form(file):
 def test_runs(file, tmp_path, monkeypatch, request):
     if file.stem not in QUICK and not request.config.getoption("--whole"):
         pytest.skip("run by `make notebooks`")
+    if request.config.getoption("--whole"):
+        monkeypatch.delenv("XLA_FLAGS")  # the suite compiles quickly and computes slowly; a reader does not
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
