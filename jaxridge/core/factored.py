@@ -116,6 +116,11 @@ def _arrays(cls: type) -> list[Any]:
     return [field for field in dataclasses.fields(cls) if not field.metadata.get("static", False)]
 
 
+def damped(lam: Lam, squared_norm: Float[Array, " t"]) -> Float[Array, " t"]:
+    """λ‖w‖², which vanishes as λ grows without bound."""
+    return jnp.where(squared_norm == 0, 0.0, lam) * squared_norm
+
+
 class Factored(eqx.Module):
     """A problem after its one factorisation. Exits take one λ, or one for each target, ``(t,)``; ``vmap`` the grid.
 
@@ -175,6 +180,10 @@ class Factored(eqx.Module):
     def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
         """The square of the norm that λ penalises."""
         return self.penalty_of(self.coef(lam))
+
+    def misfit(self, lam: Lam) -> Float[Array, " t"]:
+        """rss + λ‖w‖², the least that the objective can be."""
+        return self.rss(lam) + damped(lam, self.squared_norm(lam))
 
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         """The norm that λ penalises, with derivative 0 where it is 0."""

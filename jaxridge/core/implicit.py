@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
 
+from jaxridge.core.numbers import size
 from jaxridge.core.types import Array
 
 
@@ -94,11 +95,12 @@ def _derived(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..
 def derived_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Callable[..., Any]:
     """`derived` for functions of (arrays, λ (c,)) whose results' last axes follow λ, each column its own.
 
-    In λ alone ``value`` is differentiated, to every order, so that only a derivative in ``arrays`` asks ``live``.
+    In λ alone ``value`` is differentiated, to every order, so that only a derivative in ``arrays`` asks ``live``. It is
+    so in units of λ, that is by log λ: which exists where the derivative by λ leaves the range of the dtype.
     """
 
     def slope(fn: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda arrays, lam: jax.jvp(lambda lam: fn(arrays, lam), (lam,), (jnp.ones_like(lam),))[1]
+        return lambda arrays, lam: jax.jvp(lambda lam: fn(arrays, lam), (lam,), (size(lam),))[1]
 
     @cache
     def slopes() -> Callable[..., Any]:
@@ -122,7 +124,8 @@ def derived_columns(value: Callable[..., Any], live: Callable[..., Any]) -> Call
         if moves(d_lam):
             # The direction stays outside: a rule of its own inside of what is linear in it would be lost.
             change = slopes()(arrays, lam)
-            tangent = jax.tree.map(lambda t, v: t + v * jnp.broadcast_to(d_lam, v.shape), tangent, change)
+            step = d_lam / size(lam)
+            tangent = jax.tree.map(lambda t, v: t + v * jnp.broadcast_to(step, v.shape), tangent, change)
         return out, tangent
 
     whole = with_rule(lambda arrays, lam: value(arrays, lam), rule)

@@ -54,6 +54,12 @@ def safe_divide(a: Array, b: Array) -> Array:
     return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
+def ratio(a: Array, b: Array) -> Array:
+    """`safe_divide` in units of ``b``, whose derivative a/b² needs no square that leaves the range of the dtype."""
+    unit = size(b)
+    return safe_divide(a / unit, b / unit)
+
+
 def safe_sqrt(x: Array) -> Array:
     """``√x``, with derivative 0 instead of infinity where ``x`` is 0."""
     zero = x == 0
@@ -67,6 +73,11 @@ def log2(x: Array) -> Array:
     biased = jax.lax.shift_right_logical(bits, jnp.full_like(bits, info.nmant)) & (2 * info.maxexp - 1)
     regular = (biased > 0) & (biased < 2 * info.maxexp - 1)
     return jnp.where(regular, biased - (info.maxexp - 1), 0).astype(jnp.int32)
+
+
+def size(x: Array) -> Array:
+    """The power of two 2^k <= |x| < 2^(k+1), a constant to derivatives; 1 for zero, infinity and NaN."""
+    return power_of_two(log2(jax.lax.stop_gradient(x)), x.dtype)
 
 
 def exponent(x: Array) -> Array:

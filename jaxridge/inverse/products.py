@@ -129,6 +129,9 @@ class ByProducts(Factored):
     def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
         return self.inner.squared_norm(lam)
 
+    def misfit(self, lam: Lam) -> Float[Array, " t"]:
+        return self.inner.misfit(lam)
+
     def dof(self, lam: Lam) -> Lam:
         return self.inner.dof(lam)
 

@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxridge.core.factored import damped
 from jaxridge.core.implicit import derived_columns, first_order_only, frozen, linear_root
 from jaxridge.core.numbers import log_spaced, matmul, poison, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
@@ -105,6 +106,10 @@ class ProjectedSpectrum(TikhonovFactored):
     def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
         """‖L(x − x₀)‖²."""
         return self._exit(_squared_norm_value, ProjectedSpectrum._squared_norm_live, self._each(lam))
+
+    def misfit(self, lam: Lam) -> Float[Array, " t"]:
+        """‖√ω(Ax − b)‖² + λ‖L(x − x₀)‖²."""
+        return self._exit(_misfit_value, ProjectedSpectrum._misfit_live, self._each(lam))
 
     def residual_dof(self, lam: Lam) -> Lam:
         """m − dof: the mean of zᵀ(I − H)z over the probes."""
@@ -206,6 +211,10 @@ class ProjectedSpectrum(TikhonovFactored):
     def _squared_norm_live(self, lam: Float[Array, " t"]) -> Array:
         return self.problem.squared_norm(self._coef_live(lam))
 
+    def _misfit_live(self, lam: Float[Array, " t"]) -> Array:
+        x = self._coef_live(lam)
+        return self.problem.rss(x) + damped(lam, self.problem.squared_norm(x))
+
     def _residual_dof_live(self, lams: Float[Array, " c"]) -> Float[Array, " c"]:
         """Mean of zᵀ(z − √ωAx_z), with x_z the fit of √ωb = z."""
         assert self.probes is not None
@@ -255,6 +264,10 @@ def _rss_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
 
 def _squared_norm_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
     return _over(lambda _, small, lam: small.squared_norm(lam), spectrum, lam)
+
+
+def _misfit_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> Array:
+    return _over(lambda _, small, lam: small.misfit(lam), spectrum, lam)
 
 
 def _solution_value(spectrum: ProjectedSpectrum, lam: Float[Array, " t"]) -> tuple[Array, Array, Array]:

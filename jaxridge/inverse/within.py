@@ -45,6 +45,9 @@ class Within(TikhonovFactored):
     def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
         return self.inner.squared_norm(lam)
 
+    def misfit(self, lam: Lam) -> Float[Array, " t"]:
+        return self.inner.misfit(lam)
+
     def norm(self, lam: Lam) -> Float[Array, " t"]:
         return self.inner.norm(lam)
 

@@ -123,7 +123,6 @@ def kernel_posterior(
 def _kernel_posterior(problem: KernelProblem, lam: Array, noise: Array | None, solver: Solver) -> Posterior:
     factored = solver.factor(problem)
     fit = factored.fit(lam)
-    misfit = factored.rss(lam) + lam * factored.squared_norm(lam)
-    likely = problem.squeeze(misfit / (problem.rows() - problem.free))
+    likely = problem.squeeze(factored.misfit(lam) / (problem.rows() - problem.free))
     variance = likely if noise is None else poison(noise, noise > 0)
     return Posterior(fit, poison(variance, lam > 0), factored)

@@ -320,10 +320,18 @@ class Projected(eqx.Module):
         """‖y‖²."""
         return jnp.sum(jnp.square(self.coordinates(lam)))
 
-    def rss(self, lam: Scalar) -> Scalar:
-        """‖By − β₁e₁‖², from (1 − f)z and what lies beyond the range of B: no subtraction."""
+    def _kept(self, lam: Scalar) -> Float[Array, " p"]:
+        """1 − f."""
         damping = self._damping(lam)
         ratio = jnp.square(self.s) / jnp.where(damping == 0, 1.0, damping)
-        kept = jnp.where(damping == 0, jnp.where(self.s > 0, 0.0, 1.0), 1.0 / (1.0 + ratio))
-        inside = jnp.sum(jnp.square(kept * self.z[:-1]))
+        return jnp.where(damping == 0, jnp.where(self.s > 0, 0.0, 1.0), 1.0 / (1.0 + ratio))
+
+    def rss(self, lam: Scalar) -> Scalar:
+        """‖By − β₁e₁‖², from (1 − f)z and what lies beyond the range of B: no subtraction."""
+        inside = jnp.sum(jnp.square(self._kept(lam) * self.z[:-1]))
+        return (inside + jnp.square(self.z[-1])) * self.size * self.size
+
+    def misfit(self, lam: Scalar) -> Scalar:
+        """‖By − β₁e₁‖² + λ‖y‖²."""
+        inside = jnp.sum(self._kept(lam) * jnp.square(self.z[:-1]))
         return (inside + jnp.square(self.z[-1])) * self.size * self.size

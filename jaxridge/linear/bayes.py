@@ -243,10 +243,7 @@ def _posterior(
 def _variances(factored: Spectrum, best: Best, given: Array | None, count: Scalar) -> tuple[Array, Array]:
     """σ² and τ² (t,): σ² = Q/N unless it is given, τ² = σ²/λ, which for a perfect fit is ‖w‖²/N."""
     lam, squares = best.lam, factored.squared_norm(best.lam)
-    # λ‖w‖² vanishes at either end.
-    inner = (squares > 0) & (lam > 0) & ~jnp.isinf(lam)
-    misfit = factored.rss(lam) + jnp.where(inner, jnp.where(inner, lam, 0.0) * squares, 0.0)
-    variance = jnp.where(best.perfect, 0.0, misfit / count) if given is None else given
+    variance = jnp.where(best.perfect, 0.0, factored.misfit(lam) / count) if given is None else given
     perfect = lam == 0
     return variance, jnp.where(perfect, squares / count, variance / jnp.where(perfect, 1.0, lam))
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core import plan
-from jaxridge.core.factored import Solver
+from jaxridge.core.factored import Solver, damped
 from jaxridge.core.implicit import derived, derived_columns
 from jaxridge.core.numbers import log2, matmul, norm_in, poison, power_of_two, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
@@ -101,8 +101,8 @@ class Spectrum(LinearFactored):
         factor = self.factor if self.factor.has_rows else svd(standard_form(self.problem))
         return carrier.solution(self.problem, factor, _checked(lam))
 
-    def _coef(self, lam: Lam) -> Float[Array, "a t"]:
-        """Coefficients of [X Z]: T (s/(s²+λ'β) z), the penalised ones, then what they leave to the others.
+    def _coordinates(self, lam: Lam) -> tuple[Float[Array, "r t"], Array, Array]:
+        """(s/(s²+λ'β)) z of the penalised directions, less two powers of two that are to be multiplied one by one.
 
         Sizes are kept apart as exponents, so that only an answer beyond the range of the dtype leaves it: λ = 1e300
         on data of size 1e-150 gives Xᵀy/λ although λ' is beyond. s/(s²+λ') = 2^-h s/(s² 2^-h + λ' 2^-h), h the size
@@ -115,11 +115,17 @@ class Spectrum(LinearFactored):
         of_damping, least = of_lam + 2 * of_X, jnp.finfo(s.dtype).minexp
         size = jnp.where((lam > 0) & jnp.isfinite(lam), jnp.maximum(of_damping, 0), 0)
         damping = (lam * power_of_two(-of_lam, s.dtype)) * power_of_two(jnp.clip(of_damping, least, 0), s.dtype)
-        damped = safe_divide(s, jnp.square(s) * power_of_two(-size, s.dtype) + damping)
+        slope = safe_divide(s, jnp.square(s) * power_of_two(-size, s.dtype) + damping)
         power = of_X + of_y - size
         half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
         half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
-        w = (factor.unit / factor.scale)[:, None] * factor.along(damped * z) * half
+        return slope * z, half, rest
+
+    def _coef(self, lam: Lam) -> Float[Array, "a t"]:
+        """Coefficients of [X Z]: T (s/(s²+λ'β) z), the penalised ones, then what they leave to the others."""
+        factor, (c, half, rest) = self.factor, self._coordinates(lam)
+        r = factor.V.shape[1]
+        w = (factor.unit / factor.scale)[:, None] * factor.along(c) * half
         free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
         return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
 
@@ -160,27 +166,37 @@ class Spectrum(LinearFactored):
     # In λ, as a rule is searched, these are sums over directions.
     rss = derived_columns(_rss, _rss_live)
 
-    def _squared_norm(self, lam: Lam) -> Float[Array, " t"]:
-        """Σ (s z/(s²+λ'))² over the penalised directions, in the user's units."""
+    def _misfit(self, lam: Lam) -> Float[Array, " t"]:
+        """Σ(1−f)z² + rss⊥: neither part leaves the range of the dtype where ‖w‖² does."""
         factor = self.factor
-        s, penalised = factor.s[:, None], factor.mask[:, None] > 0
-        damped = safe_divide(s * factor.z, jnp.square(s) + damping_of(factor, _checked(lam)))
-        return jnp.sum(jnp.square(jnp.where(penalised, damped, 0.0) * factor.scale * factor.y_scale[None, :]), axis=0)
+        inside = jnp.sum(self._kept(lam) * jnp.square(factor.z), axis=0, keepdims=True)
+        scaled = (factor.rss_perp[None, :] + inside) * factor.y_scale[None, :] * factor.y_scale[None, :]
+        beyond = self.problem.beyond
+        return scaled[0] if beyond is None else scaled[0] + beyond.rss
 
-    def _squared_norm_live(self, lam: Lam) -> Float[Array, " t"]:
-        return self.penalty_of(self._solution(lam)[1])
+    def _misfit_live(self, lam: Lam) -> Float[Array, " t"]:
+        r, w = self._solution(lam)
+        inside, beyond = jnp.sum(self.problem.weigh(jnp.square(r)), axis=0), self.problem.beyond
+        total = inside + damped(lam, self.penalty_of(w))
+        return total if beyond is None else total + beyond.rss
 
-    squared_norm = derived_columns(_squared_norm, _squared_norm_live)
+    misfit = derived_columns(_misfit, _misfit_live)
 
-    def penalised(self, lam: Lam) -> Float[Array, "d t"]:
-        """√pⱼ wⱼ, of which `norm` is the norm."""
-        penalty = self.problem.penalty
-        return jnp.sqrt(penalty)[:, None] * self.coef(lam)[: penalty.shape[0]]
+    def _norm(self, lam: Lam) -> Float[Array, " t"]:
+        """(Σ (s z/(s²+λ'))²)^½ over the penalised directions, in the user's units."""
+        c, half, rest = self._coordinates(lam)
+        return norm_in(c, c) * half[0] * rest[0]
 
-    def norm(self, lam: Lam) -> Float[Array, " t"]:
-        """(Σⱼ pⱼ wⱼ²)^½, with derivative 0 where it is 0."""
-        w = self.penalised(lam)
+    def _norm_live(self, lam: Lam) -> Float[Array, " t"]:
+        w, penalty = self._solution(lam)[1], self.problem.penalty
+        w = jnp.sqrt(penalty)[:, None] * w[: penalty.shape[0]]
         return norm_in(w, w)
+
+    norm = derived_columns(_norm, _norm_live)
+
+    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
+        """Σⱼ pⱼ wⱼ²."""
+        return jnp.square(self.norm(lam))
 
     # Traces: sums over directions, live to first order in the data, or by the carrier where every order is wanted.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Factored, Problem
-from jaxridge.core.numbers import poison, safe_divide
+from jaxridge.core.numbers import poison, ratio, safe_divide
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.select.constraint import lam_of_residual
 
@@ -106,11 +106,11 @@ def l_curve(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"
     """
     lam = jnp.broadcast_to(jnp.atleast_1d(lam), problem.y.shape[1:])
     rho = factored.rss(lam)
-    eta, slope = jax.jvp(factored.squared_norm, (lam,), (jnp.ones_like(lam),))
-    # In units of ρ and of η: a = λη/ρ and c = λη'/η.
-    a, c = safe_divide(lam * eta, rho), safe_divide(lam * slope, eta)
+    # In units of ρ and of η: a = λη/ρ and c = λη'/η, from √η, which has half the range, and its derivative by log λ.
+    norm, slope = jax.jvp(factored.norm, (lam,), (lam,))
+    a, c = ratio(jnp.square(jnp.sqrt(jnp.where(lam > 0, lam, 0.0)) * norm), rho), 2.0 * ratio(slope, norm)
     curvature = safe_divide(2.0 * a * (1.0 + c * (1.0 + a)), jnp.abs(c) * (1.0 + a * a) ** 1.5)
-    return jnp.where((rho > 0) & (eta > 0) & (lam > 0) & jnp.isfinite(lam), -curvature, jnp.nan)
+    return jnp.where((rho > 0) & (norm > 0) & (lam > 0) & jnp.isfinite(lam), -curvature, jnp.nan)
 
 
 def quasi_optimality(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
@@ -125,8 +125,7 @@ def quasi_optimality(problem: Problem, factored: Factored, lam: Lam) -> Float[Ar
     [0.25]
     """
     lam = jnp.broadcast_to(jnp.atleast_1d(lam), problem.y.shape[1:])
-    _, slope = jax.jvp(factored.coef, (lam,), (jnp.ones_like(lam),))
-    size = factored.penalty_of(lam[None, :] * slope)
+    size = factored.penalty_of(jax.jvp(factored.coef, (lam,), (lam,))[1])
     # At the square of the largest singular value itself, rounding must not decide.
     high = factored.span()[1] + 1e-6
     return jnp.where((lam > 0) & (jnp.log10(jnp.where(lam > 0, lam, 1.0)) <= high), size, jnp.nan)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxridge import operators
 from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.factored import Factored, Problem
-from jaxridge.core.numbers import filled, matmul, poison
+from jaxridge.core.numbers import filled, matmul, poison, ratio
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.select.partition import Partition, labelled, partition, split
 
@@ -105,14 +105,13 @@ class MarginalLikelihood(eqx.Module):
     leverages: ClassVar[bool] = False
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
-        m, norm = problem.rows() - (problem.free if self.restricted else 0), factored.squared_norm(lam)
-        # λ‖w‖² vanishes as λ grows without bound.
-        misfit = factored.rss(lam) + jnp.where(norm == 0, 0.0, lam) * norm
+        m, misfit = problem.rows() - (problem.free if self.restricted else 0), factored.misfit(lam)
         if self.noise is None:
-            noise = misfit / m
+            noise, parts = misfit / m, m
         else:
             noise = poison(self.noise.astype(misfit.dtype), (self.noise >= 0) & ~jnp.isnan(misfit))
-        return 0.5 * (m * jnp.log(2.0 * jnp.pi * noise) + misfit / noise + jnp.atleast_1d(factored.logdet(lam)))
+            parts = jnp.where(noise == 0, misfit / noise, ratio(misfit, noise))
+        return 0.5 * (m * jnp.log(2.0 * jnp.pi * noise) + parts + jnp.atleast_1d(factored.logdet(lam)))
 
 
 def marginal_likelihood(noise: Any = None, *, restricted: bool = True) -> MarginalLikelihood:

@@ -523,3 +523,43 @@ def test_derivatives_of_blocks_of_targets(rule, shape, refine):
     choice, Y, few = of_blocks(rule, shape, refine)
     gradient = jax.grad(lambda Y, memory: jnp.sum(choice(Y, memory).fit.coef[0]))
     np.testing.assert_allclose(gradient(Y, few), gradient(Y, 2**31), rtol=1e-7, atol=1e-10)
+
+
+UNITS = [(1e-12, 1.0), (1e12, 1.0), (1.0, 1e-12), (1.0, 1e12), (1e-12, 1e12), (1e12, 1e-12)]
+BETWEEN = {
+    "gcv": lambda size: select.gcv,
+    "loo": lambda size: select.loo,
+    "evidence": lambda size: select.evidence,
+    "noise": lambda size: select.marginal_likelihood(0.25 * size**2),
+    "l_curve": lambda size: select.l_curve,
+    "quasi_optimality": lambda size: select.quasi_optimality,
+    "risk": lambda size: select.predictive_risk(0.25 * size**2),
+    "kfold": lambda size: select.kfold(5),
+    "bic": lambda size: select.bic,
+}
+
+
+@pytest.mark.parametrize("verb", ["ridge", pytest.param("kernel", marks=whole), pytest.param("tikhonov", marks=whole)])
+@pytest.mark.parametrize(
+    "rule", [pytest.param(name, marks=() if name in ("loo", "evidence", "l_curve") else whole) for name in BETWEEN]
+)
+def test_the_optimum_between_grid_points_in_every_unit(rule, verb):
+    """In float32, with X and y in units of 1e±12: the optimum itself, where squares of coefficients have no number."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 4)) + 3
+    y = X @ np.array([1.0, 0.5, 0.2, -0.7]) + 0.5 * rng.standard_normal(60) + 5
+    grid = np.logspace(-2, 3, 11)
+
+    def lam(of_X, of_y, dtype):
+        given = (of_X * X).astype(dtype), (of_y * y).astype(dtype)
+        options = {"rule": BETWEEN[rule](np.asarray(of_y, dtype)), "refine": True}
+        if verb == "kernel":
+            kernel = jxr.kernels.RBF(np.asarray(2 * of_X, dtype))
+            return float(jxr.kernel_ridge_cv(*given, grid.astype(dtype), kernel=kernel, **options).lam)
+        choose = jxr.ridge_cv if verb == "ridge" else jxr.tikhonov_cv
+        return float(choose(*given, (grid * of_X**2).astype(dtype), **options).lam) / of_X**2
+
+    want = lam(1.0, 1.0, np.float64)
+    for of_X, of_y in UNITS:
+        # The slope of a score is its own size, and rounds, times the share by which it bends in log λ, here 1e-3.
+        assert abs(np.log(lam(of_X, of_y, np.float32) / want)) < 1e4 * np.finfo(np.float32).eps, (of_X, of_y)
