@@ -182,7 +182,9 @@ def linear():
     )
     grid = {"X": X, "y": Y, "lams": LAMS, "weights": W}
     for name, rule in {"loo": select.loo, "gcv": select.gcv, "evidence": select.evidence}.items():
-        add(f"ridge_cv {name}", "ridge_cv", cv(rule, "scores fit.coef"), grid, lam="lams", refused={SECOND: twice})
+        # Scores come back beside the fit, whose second derivatives they must not stop.
+        nothing = {"fwd rev, rev rev": "NaN for numbers"}
+        add(f"ridge_cv {name}", "ridge_cv", cv(rule, "scores fit.coef"), grid, lam="lams", refused=nothing)
         # λ* is a root of the slope of the rule, whose derivative in X is its last one.
         refined = cv(rule, "lam fit.coef", refine=True)
         add(f"ridge_cv {name} refined", "ridge_cv", refined, grid, lam=None, still=("lams",), refused={SECOND: twice})

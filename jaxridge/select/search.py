@@ -12,7 +12,7 @@ from jaxridge.core import implicit, plan
 from jaxridge.core.checks import as_function
 from jaxridge.core.factored import Factored
 from jaxridge.core.implicit import frozen, map_with_rules
-from jaxridge.core.numbers import matmul
+from jaxridge.core.numbers import matmul, poison
 from jaxridge.core.results import RESULTS, override
 from jaxridge.core.rows import map_rows
 from jaxridge.core.types import Array, Bool, Float, Int
@@ -204,7 +204,7 @@ def search(
     solved = jax.vmap(factored.resolved)(lams)
     # A rule that has no number at all chooses nothing; that no λ was solved is not its fault.
     known = jnp.any(~jnp.isnan(scores) | ~solved, axis=0)
-    lam = jnp.where(known if per_target else jnp.any(known), lam, jnp.nan)
+    lam = poison(lam, known if per_target else jnp.any(known))
     root = getattr(rule, "root", None)
     if root is not None:
         # A root may lie anywhere; where there is none λ is 0 or infinite.
