@@ -17,7 +17,7 @@ from transform_rows import ROWS
 from transforms import Judge, verdict
 
 import jaxridge as jxr
-from jaxridge import features, inverse, optimize, select, stream
+from jaxridge import features, inverse, optimize, select, stream, training
 from jaxridge.core import implicit
 from jaxridge.linear.design import make_design
 from jaxridge.linear.spectrum import from_design, from_gram
@@ -478,7 +478,7 @@ def test_every_public_verb_has_a_row_in_the_table_of_transforms():
     """A function of arrays that is public, or a row that names it; the others choose, check or make no numbers."""
     public = {
         name
-        for space in (jxr, inverse, stream, features, optimize)
+        for space in (jxr, inverse, stream, features, optimize, training)
         for name in space.__all__
         if callable(getattr(space, name)) and not isinstance(getattr(space, name), type)
     }
@@ -497,6 +497,7 @@ CHEAP = [
     ("kernel_methods", "kernel_ridge default"),
     ("inverse", "tikhonov diagonal"),
     ("optimize", "trust_region_subproblem"),
+    ("training", "fixed_point after the rate"),
 ]
 
 

@@ -5,6 +5,7 @@ A `Row` says what may be differentiated and which cells are refused, with the wo
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 
 import jaxridge as jxr
-from jaxridge import features, inverse, kernel_methods, kernels, operators, optimize, select, spectrum, stream
+from jaxridge import features, inverse, kernel_methods, kernels, operators, optimize, select, spectrum, stream, training
 
-ROWS: dict[str, dict[str, "Row"]] = {name: {} for name in ("linear", "kernel_methods", "inverse", "optimize")}
+ROWS: dict[str, dict[str, "Row"]] = {
+    name: {} for name in ("linear", "kernel_methods", "inverse", "optimize", "training")
+}
 SECOND = "fwd rev, rev rev, scan fwd rev, scan rev rev"
 
 
@@ -669,5 +672,84 @@ def nonlinear():
     add("linearised", "optimize.linearised", at_the_end, {"y": DECAY}, **more)
 
 
-for fill in (linear, kernel_wing, inverse_wing, nonlinear):
+def trained():
+    add = lambda name, verb, fn, args, **more: row(  # noqa: E731
+        "training", name, f"training.{verb}", fn, args, rows=[x for x in ("X", "y") if x in args], lam=None, **more
+    )
+    t, key = training, jax.random.key(0)
+    data = {"X": X, "y": Y}
+    numbers = {"learning_rate": np.array(0.05), "weight_decay": np.array(0.3)}
+
+    def end(make, names="coef lam", **options):
+        return lambda X, y, **numbers: read(t.fixed_point(make(**numbers), X, y, **options), names)
+
+    coupled, still = partial(t.CoupledDecay, momentum=0.5), {"flat": ("learning_rate",)}
+    add("fixed_point coupled", "fixed_point", end(coupled), data | numbers, **still)
+    add("fixed_point after the rate", "fixed_point", end(t.IndependentDecay), data | numbers)
+    M = {"M": np.diag([1.0, 2.0, 0.5]) + 0.1}
+    add("fixed_point M", "fixed_point", end(t.PreconditionedDecay, "coef"), data | numbers | M, **still)
+    add("fixed_point AdamW", "fixed_point", end(t.AdamW, "coef", batch=1), data | numbers, **still)
+    add("fixed_point cautious", "fixed_point", end(t.CautiousDecay, "coef", batch=1), data | numbers, **still)
+    box = data | {"weight_decay": np.array(1.5)}
+    add("fixed_point box", "fixed_point", end(partial(t.AdamW, 0.1), "coef"), box, rtol=1e-5)
+    convert = lambda decay, beta, scale: t.lam_of(t.DecoupledDecay(0.1, decay, beta), scale)  # noqa: E731
+    args = {"decay": np.array(0.3), "beta": np.array(0.9), "scale": np.array(0.1)}
+    add("lam_of", "lam_of", convert, args)
+
+    def run(make, **options):
+        return lambda X, y, **numbers: read(t.train(make(**numbers), X, y, 20, burn=5, **options), "last mean")
+
+    add("train", "train", run(coupled), data | numbers)
+    add("train on rows", "train", run(coupled, batch=3, key=key), data | numbers)
+    add(
+        "stopping_filter",
+        "stopping_filter",
+        t.stopping_filter,
+        {"s": np.array([0.1, 2.0]), "learning_rate": np.array(0.1), "steps": np.array(9.5), "scale": np.array(0.5)},
+    )
+    add(
+        "lam_of_stopping",
+        "lam_of_stopping",
+        t.lam_of_stopping,
+        {"learning_rate": np.array(0.1), "steps": np.array(9.5), "scale": np.array(0.5)},
+    )
+    states = {"x": np.array([-1.0, 0.3, 2.0]), "noise": np.array(0.3)}
+    add("drift", "drift", lambda x, noise: t.drift(jnp.tanh, x, noise), states)
+    add("drift_expansion", "drift_expansion", lambda x, noise: t.drift_expansion(jnp.tanh, x, noise), states)
+    add("differential", "differential", t.differential, {"X": X})
+    decayed = lambda transformation, g, w: transformation.update(g, None, w)[0]  # noqa: E731
+    step = {"a": np.array([0.1, 0.2]), "g": np.array([1.0, -0.4]), "w": np.array([0.5, 0.6])}
+    add("group_decay", "group_decay", lambda a, g, w: decayed(t.group_decay(a), g, w), step)
+    add("cautious_decay", "cautious_decay", lambda a, g, w: decayed(t.cautious_decay(a), g, w), step)
+    synapses = {"X": X - np.mean(X, 0), "y": 0.3 * Y / np.std(Y), "rate": np.array(0.05), "noise": np.array(0.05)}
+    device = lambda noise: t.Device(t.Tanh(), noise)  # noqa: E731
+
+    def predicted(update, batch):
+        return lambda X, y, rate, noise: read(
+            t.effective_lam(device(noise), update, X, y, rate, batch=batch), "weight deviation"
+        )
+
+    loose = {"rtol": 1e-3, "same": 1e-6}
+    # Under both flags by which the tests compile quickly XLA makes NaN of the reverse of a scan; under either alone,
+    # and without, it is that of a loop to 1e-12.
+    flags = {"scan, scan fwd rev, scan rev rev": "NaN for numbers"}
+    add("effective_lam", "effective_lam", predicted(t.ClosedLoop(), None), synapses, refused=flags, **loose)
+    pulses = synapses | {"noise": np.array(0.5)}
+    add(
+        "effective_lam rows",
+        "effective_lam",
+        predicted(t.PulseNoise(), 1),
+        pulses,
+        refused={SECOND: "first derivatives for batch=1"},
+        **loose,
+    )
+
+    def measured(X, y, rate, noise):
+        found = t.simulate(device(noise), t.ClosedLoop(), X, y, rate, 6, burn=2, chains=3, key=key)
+        return read(found, "weight weight_error")
+
+    add("simulate", "simulate", measured, synapses)
+
+
+for fill in (linear, kernel_wing, inverse_wing, nonlinear, trained):
     fill()

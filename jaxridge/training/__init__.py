@@ -2,7 +2,8 @@
 
 Whose decay is ridge: gradient descent's, with momentum too (at λ(1 − β) where the decay comes after it), and Adam's
 where the penalty is part of the loss. Whose is not: AdamW's, which in full batches shrinks nothing inside ‖w‖∞ = 1/wd
-and under noise penalises each column by the size of its gradients; and cautious decay, which ends at least squares.
+and under noise penalises each column by the size of its gradients; and cautious decay, which ends at least squares in
+full batches and under noise decays at about half of its steps.
 Noise on the state of a synapse does not by itself regularise: it depends on where the update acts.
 """
 

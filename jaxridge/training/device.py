@@ -9,7 +9,7 @@ from jaxridge.core.checks import as_floats
 from jaxridge.core.results import RESULTS
 from jaxridge.core.types import Array, Bool, Float
 from jaxridge.training.maps import Conductance
-from jaxridge.training.regression import Regression
+from jaxridge.training.regression import Regression, with_arrays
 from jaxridge.training.updates import Update
 
 __all__ = ["Device", "Synapses", "differential"]
@@ -67,15 +67,12 @@ class Synapses(eqx.Module):
             )
         loss = Regression.of(X, y)
         dtype, d = loss.X.dtype, loss.X.shape[1]
-        gain = jnp.asarray(device.gain, dtype)
-        if gain.shape not in ((), (d,)):
-            raise ValueError(f"gain has shape {gain.shape}; pass a number, or one for each of the {d} columns of X.")
-        device = eqx.tree_at(
-            lambda device: (device.noise, device.gain),
-            device,
-            (jnp.asarray(device.noise, dtype), jnp.broadcast_to(gain, (d,))),
-        )
-        return cls(device, update, loss, jnp.asarray(learning_rate, dtype))
+        device, update, rate = with_arrays((device, update, learning_rate), dtype)
+        if device.gain.shape not in ((), (d,)):
+            shape = device.gain.shape
+            raise ValueError(f"gain has shape {shape}; pass a number, or one for each of the {d} columns of X.")
+        device = eqx.tree_at(lambda device: device.gain, device, jnp.broadcast_to(device.gain, (d,)))
+        return cls(device, update, loss, rate)
 
     def judged(self, start: Array) -> Any:
         """The code of numbers that cannot be meant, for weights that begin at ``start``."""

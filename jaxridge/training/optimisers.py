@@ -202,7 +202,9 @@ class CautiousDecay(Optimiser):
 
     ``optax.chain(cautious_decay(wd), scale_by_learning_rate(η))``. From 0 a weight comes to
     its goal from inside, where nothing decays: with orthogonal columns that is exact. Otherwise least squares is where
-    every gradient is 0, and weights keep crossing it by what one step decays: they stay within η wd ‖w‖ of it.
+    every gradient is 0, and weights keep crossing it by what one step decays: they stay within η wd ‖w‖ of it. Under
+    noise gradients have either sign, and about half of the steps decay: a penalty ½ aⱼwⱼ² for each column with
+    aⱼ = wd P(gⱼwⱼ ≥ 0), gⱼ normal, to 1 % of the weights with single rows and 0.1 % with sixteen.
     """
 
     def transform(self) -> optax.GradientTransformation:

@@ -11,7 +11,7 @@ from jaxridge.core.numbers import matmul
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Scalar
 
-__all__ = ["Regression", "as_batch", "as_count", "as_keys"]
+__all__ = ["Regression", "as_batch", "as_count", "as_keys", "with_arrays"]
 
 
 class Regression(eqx.Module):
@@ -43,11 +43,11 @@ class Regression(eqx.Module):
         rows = jax.random.randint(key, (batch,), 0, self.X.shape[0])
         return Regression(self.X[rows], self.y[rows]).gradient(w)
 
-    def mean_square(self, w: Float[Array, " d"], batch: int) -> Float[Array, " d"]:
-        """E gⱼ² of the gradients that ``sampled`` draws: (E g)² + (mean g² − (E g)²)/batch."""
+    def moments(self, w: Float[Array, " d"], batch: int) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+        """Mean and variance of the gradients that ``sampled`` draws."""
         rows = self.X * self.residual(w)[:, None]
         mean = jnp.mean(rows, axis=0)
-        return mean**2 + jnp.mean((rows - mean[None]) ** 2, axis=0) / batch
+        return mean, jnp.mean((rows - mean[None]) ** 2, axis=0) / batch
 
     def curvature(self) -> Scalar:
         """The largest eigenvalue of XᵀX/n."""
@@ -63,6 +63,11 @@ class Regression(eqx.Module):
     def judged(self, *cases: tuple[Array, Any]) -> Any:
         """The first failure: numbers that are none, then the cases."""
         return first_failure((~self.finite, RESULTS.nonfinite_input), *cases, shape=())
+
+
+def with_arrays(record: Any, dtype: Any) -> Any:
+    """The same record with arrays for numbers, so that other numbers are no other program; functions stay."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if eqx.is_array_like(x) else x, record)
 
 
 def as_batch(batch: Any) -> int | None:

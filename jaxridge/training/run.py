@@ -10,7 +10,7 @@ import optax
 
 from jaxridge.core.types import Array, Float
 from jaxridge.training.optimisers import Optimiser
-from jaxridge.training.regression import Regression, as_batch, as_count, as_keys
+from jaxridge.training.regression import Regression, as_batch, as_count, as_keys, with_arrays
 
 __all__ = ["Run", "train"]
 
@@ -51,16 +51,24 @@ def train(
     steps, batch = as_count("steps", steps, 1), as_batch(batch)
     if as_count("burn", burn, 0) >= steps:
         raise ValueError(f"burn is {burn} of {steps} steps; leave at least one for the means.")
-    step = optimizer.transform() if isinstance(optimizer, Optimiser) else optimizer
-    if not isinstance(step, optax.GradientTransformation):
+    if not isinstance(optimizer, Optimiser | optax.GradientTransformation):
         raise ValueError(f"optimizer is {optimizer!r}; pass one of jaxridge.training or a transformation of optax.")
-    return _train(step, Regression.of(X, y), as_keys(key, batch), steps, burn, batch)
+    loss = Regression.of(X, y)
+    optimizer = with_arrays(optimizer, loss.X.dtype) if isinstance(optimizer, Optimiser) else optimizer
+    return _train(optimizer, loss, as_keys(key, batch), steps, burn, batch)
 
 
 @partial(eqx.filter_jit)
 def _train(
-    step: optax.GradientTransformation, loss: Regression, key: Array, steps: int, burn: int, batch: int | None
+    optimizer: Optimiser | optax.GradientTransformation,
+    loss: Regression,
+    key: Array,
+    steps: int,
+    burn: int,
+    batch: int | None,
 ) -> Run:
+    step = optimizer.transform() if isinstance(optimizer, Optimiser) else optimizer
+
     def one(carry: Any, key: Array) -> tuple[Any, None]:
         w, state, (sum_w, sum_g2) = carry
         g = loss.sampled(w, key, batch)

@@ -23,6 +23,7 @@ from jaxridge.training import (
     drift,
     drift_expansion,
     effective_lam,
+    field,
     simulate,
 )
 
@@ -55,9 +56,21 @@ def test_drift_is_the_integral(dtype, rtol):
         # Where a difference would have no digit left, the expansion is exact.
         tiny = drift(jnp.tanh, np.asarray([x], dtype), 1e-6)
         np.testing.assert_allclose(tiny[0], -1e-12 * np.tanh(x) * (1 - np.tanh(x) ** 2), rtol=1e-6)
-    # An independent rule of 80 nodes.
-    assert np.isclose(drift(jnp.tanh, 0.4, 0.1), -0.003201034714850892, rtol=1e-11)
-    assert np.isclose(drift(jnp.tanh, 1.0, 0.3), -0.02795081561403301, rtol=1e-9)
+
+
+# E[tanh(x + σξ)] − tanh(x) by a difference and 80 nodes of Gauss–Hermite, another program: rows x, columns σ.
+DRIFTS = {
+    0.1: (-9.865848563689328e-06, -8.865304552328757e-05, -0.0009678590305832874, -0.007607912498245661),
+    0.4: (-3.250481385819182e-05, -0.00029217727689723194, -0.003201034714850892, -0.025746824398388712),
+    1.0: (-3.198416877481236e-05, -0.00028779745689155867, -0.003189909769406807, -0.02795081561403301),
+}
+
+
+def test_drift_against_another_rule():
+    """1e-11: the differences keep no more digits."""
+    found = drift(jnp.tanh, jnp.array(list(DRIFTS))[:, None], jnp.array([[0.01, 0.03, 0.1, 0.3]]))
+    np.testing.assert_allclose(found, np.array(list(DRIFTS.values())), rtol=1e-9, atol=1e-16)
+    print("largest relative difference", np.max(np.abs(found / np.array(list(DRIFTS.values())) - 1)))
 
 
 def test_expansion():
@@ -104,6 +117,23 @@ def test_predictions_against_simulations(name, request):
     assert np.all(np.abs(predicted.lam - measured.lam) < 3 * measured.lam_error)
     # The penalty is that of the mean weights, by jaxridge where it is one (all positive), by NumPy always.
     np.testing.assert_allclose(np.linalg.solve(H + np.diag(predicted.lam) / N, c), predicted.weight, rtol=1e-9)
+
+
+@pytest.mark.whole
+def test_many_rows_by_groups(monkeypatch):
+    """Against every row by itself: 0.5 % of λ and a twentieth of that of the weights."""
+    rng = np.random.default_rng(5)
+    many = rng.standard_normal((600, 3))
+    target = many @ np.array([0.6, -0.4, 0.25]) + 0.5 * rng.standard_normal(600)
+    found = []
+    for alike in ((600, 1, 1), field.ALIKE):
+        monkeypatch.setattr(field, "ALIKE", alike)
+        jax.clear_caches()
+        found.append(effective_lam(Device(Tanh(), 0.6), PulseNoise(), many, target, 0.02, batch=1))
+    rows, groups = found
+    np.testing.assert_allclose(groups.lam, rows.lam, rtol=5e-3)
+    assert off(groups.weight, np.asarray(rows.weight)) < 5e-4
+    assert not np.array_equal(groups.lam, rows.lam)
 
 
 def test_noise_on_a_state_does_not_regularise():
