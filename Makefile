@@ -39,7 +39,7 @@ training: .venv/installed-dev
 
 # Margins and corners in every derivative, unit and dtype, of which `make test` judges one of each kind.
 corners: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/linear/test_stream.py tests/select/test_compare.py \
+	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/linear/test_stream.py tests/linear/test_mesh.py tests/select/test_compare.py \
 		tests/inverse/test_sparse_ridge.py tests/kernel_methods/test_svm.py tests/kernel_methods/test_krylov.py --whole
 
 # Posteriors, risk, bands and tuning, every row, of which `make test` judges one of each kind.
@@ -62,9 +62,10 @@ notebooks: .venv/installed-dev
 
 # Every nonlinear fit of the census, of which `make test` judges some units.
 fits: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 tests/optimize --whole
 	$(BIN)/python tests/fit_census.py
 
-# Every input of the census, of which `make test` judges a third.
+# Every input of the census, of which `make test` judges a fifth.
 census: .venv/installed-dev
 	$(BIN)/python tests/test_census.py
 	$(BIN)/python tests/sizes.py float32

@@ -1,6 +1,10 @@
-"""Ridge on rows of 1, 2 and 8 devices, of both kinds of mesh; run by test_mesh.py in a process with eight devices."""
+"""Ridge on rows of as many devices as its arguments say, of both kinds of mesh.
+
+Run by test_mesh.py in a process with eight devices.
+"""
 
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +97,6 @@ def check(kind, devices):
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     for kind in (AxisType.Auto, AxisType.Explicit):
-        for devices in (1, 2, 8):
+        for devices in map(int, sys.argv[1:]):
             check(kind, devices)
     print("all agree")

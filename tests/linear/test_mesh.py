@@ -5,11 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_rows_on_one_two_and_eight_devices():
+
+@pytest.mark.parametrize("devices", ["8", pytest.param("1 2", marks=pytest.mark.whole)])
+def test_rows_on_devices(devices):
     """Equal results, derivatives, and collectives of no more than p² numbers from each device."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     script = Path(__file__).with_name("on_mesh.py")
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, *devices.split()], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "all agree\n", done.stderr[-3000:]

@@ -48,7 +48,17 @@ def test_every_lane_is_the_fit_alone(block):
     )
 
 
-@pytest.mark.parametrize("options", [{"bounds": (0.0, 1.2)}, {"lam": 0.5, "x_ref": 1.0}, {"loss": losses.soft_l1}])
+whole = pytest.mark.whole
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bounds": (0.0, 1.2)},
+        pytest.param({"lam": 0.5, "x_ref": 1.0}, marks=whole),
+        pytest.param({"loss": losses.soft_l1}, marks=whole),
+    ],
+)
 def test_options(options):
     start = jnp.clip(START[:90], *options.get("bounds", (-jnp.inf, jnp.inf)))
     found, expected = together(start, Y[:90], **options), alone(start, Y[:90], solver=SOLVER, **options)
