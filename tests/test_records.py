@@ -25,6 +25,10 @@ SHOWN = [
     (lambda: jxr.ridge(X, y, -1.0), "result=invalid_lam)"),
     (lambda: jxr.ridge(X, np.stack([y, y], axis=1), 1.0), "result=2 successful)"),
     (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF), "KernelFit(kernel=RBF(1), points=(5, 2) in [0, 7], dual_coef=["),
+    (
+        lambda: jxr.kernel_ridge(X, y, 1.0, kernel=2.0 * (RBF + kernels.Linear()) * RBF.on(jnp.tanh)),
+        "KernelFit(kernel=2 * (RBF(1) + Linear(1)) * RBF(1).on(tanh), points",
+    ),
     (lambda: jxr.tikhonov(X, y, 1.0), "TikhonovFit(x=["),
     (
         lambda: jxr.least_squares(lambda x, _: x["a"] - 2.0, {"a": jnp.zeros(1)}),

@@ -85,6 +85,8 @@ def brief(value: Any) -> str:
         return _numbers(value)
     if isinstance(value, Record):
         return repr(value)
+    if "__str__" in vars(type(value)):
+        return str(value)
     if isinstance(value, eqx.Module):
         fields = (getattr(value, field.name) for field in dataclasses.fields(value))
         return f"{type(value).__name__}({', '.join(brief(field) for field in fields if field is not None)})"

@@ -20,7 +20,7 @@ from jaxridge.core.checks import as_lam, names_of
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.numbers import matmul
-from jaxridge.core.report import Record, held, table
+from jaxridge.core.report import Record, brief, held, table
 from jaxridge.core.results import messages
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
@@ -31,6 +31,7 @@ from jaxridge.kernel_methods.kernel_ridge import chosen_solver, problem_of
 from jaxridge.kernel_methods.spectrum import KernelSpectrum
 from jaxridge.kernels.base import Kernel
 from jaxridge.optimize.uncertainty import student
+from jaxridge.select.information import rows_of_figures
 
 __all__ = ["KernelInference", "kernel_ridge_inference"]
 
@@ -84,11 +85,10 @@ class KernelInference(Record):
         if self.sigma.ndim:
             raise ValueError("summary prints one target; call kernel_ridge_inference on one column of y.")
         errors = self.standard_error(self.fit.points)
-        names = ("sigma", "dof", "residual_dof", "r2", "adjusted_r2", "rmse", "aic", "bic")
-        rows = [("lam", self.fit.lam), ("norm", self.fit.norm), *((name, getattr(self, name)) for name in names)]
+        rows = [("lam", self.fit.lam), ("norm", self.fit.norm), *rows_of_figures(self)]
         rows += [("std err of f, median", jnp.median(errors)), ("std err of f, largest", jnp.max(errors))]
         rows += [(f"quantile of {level:g}", student(level, self.residual_dof))]
-        return "\n".join([repr(self.fit.kernel), "", table(("", ""), rows), *messages(self.fit.result)])
+        return "\n".join([brief(self.fit.kernel), "", table(("", ""), rows), *messages(self.fit.result)])
 
     def __str__(self) -> str:
         return repr(self) if self.sigma.ndim else self.summary()

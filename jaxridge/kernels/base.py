@@ -26,6 +26,7 @@ from jax.core import Tracer
 
 from jaxridge.core.implicit import moves, with_rule
 from jaxridge.core.numbers import poison
+from jaxridge.core.report import brief
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
 
@@ -91,6 +92,10 @@ def as_leaf(name: str, value: Any) -> Array:
     return leaf
 
 
+def _factor(kernel: Kernel) -> str:
+    return f"({brief(kernel)})" if isinstance(kernel, _Sum) else brief(kernel)
+
+
 class _Sum(Kernel):
     left: Kernel
     right: Kernel
@@ -103,6 +108,9 @@ class _Sum(Kernel):
 
     def diagonal(self, X: Any) -> Array:
         return self.left.diagonal(X) + self.right.diagonal(X)
+
+    def __str__(self) -> str:
+        return f"{brief(self.left)} + {brief(self.right)}"
 
 
 class _Product(Kernel):
@@ -117,6 +125,9 @@ class _Product(Kernel):
 
     def diagonal(self, X: Any) -> Array:
         return self.left.diagonal(X) * self.right.diagonal(X)
+
+    def __str__(self) -> str:
+        return f"{_factor(self.left)} * {_factor(self.right)}"
 
 
 class _Weighted(Kernel):
@@ -137,6 +148,9 @@ class _Weighted(Kernel):
     def diagonal(self, X: Any) -> Array:
         return self._times(self.kernel.diagonal(X))
 
+    def __str__(self) -> str:
+        return f"{brief(self.weight)} * {_factor(self.kernel)}"
+
 
 class _Mapped(Kernel):
     kernel: Kernel
@@ -150,6 +164,9 @@ class _Mapped(Kernel):
 
     def diagonal(self, X: Any) -> Array:
         return self.kernel.diagonal(jax.vmap(self.map)(X))
+
+    def __str__(self) -> str:
+        return f"{_factor(self.kernel)}.on({getattr(self.map, '__name__', brief(self.map))})"
 
 
 class Pairwise(Kernel):

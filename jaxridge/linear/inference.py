@@ -31,6 +31,7 @@ from jaxridge.linear.design import Data, Design, Options, Terms, checked, design
 from jaxridge.linear.fit import in_order, predict
 from jaxridge.linear.spectrum import Spectrum, from_design
 from jaxridge.optimize.uncertainty import student
+from jaxridge.select.information import rows_of_figures
 
 __all__ = ["Inference", "ridge_inference"]
 
@@ -102,17 +103,7 @@ class Inference(Record):
         rows += list(zip(names, self.coef, self.standard_error, self.bias, strict=True))
         head = ("", "coef", "std err", f"[{(1 - level) / 2:.3g}", f"{(1 + level) / 2:.3g}]", "bias")
         lines = [(name, w, error, w - t * error, w + t * error, bias) for name, w, error, bias in rows]
-        figures = [
-            ("lam", self.lam),
-            ("dof", self.dof),
-            ("residual dof", self.residual_dof),
-            ("sigma", self.sigma),
-            ("R2", self.r2),
-            ("adjusted R2", self.adjusted_r2),
-            ("RMSE", self.rmse),
-            ("AIC", self.aic),
-            ("BIC", self.bic),
-        ]
+        figures = [("lam", self.lam), *rows_of_figures(self)]
         return "\n".join([table(head, lines), "", table(("", ""), figures), *messages(self.result)])
 
     def __str__(self) -> str:

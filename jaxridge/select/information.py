@@ -56,6 +56,23 @@ def bic(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     return _deviance(problem, factored, lam) + factored.dof(lam) * jnp.log(problem.rows())
 
 
+LABELS = {
+    "sigma": "sigma",
+    "dof": "dof",
+    "residual_dof": "residual dof",
+    "r2": "R2",
+    "adjusted_r2": "adjusted R2",
+    "rmse": "RMSE",
+    "aic": "AIC",
+    "bic": "BIC",
+}
+
+
+def rows_of_figures(record: Any) -> list[tuple[str, Any]]:
+    """The lines of a table for what `figures` gave to a record."""
+    return [(label, getattr(record, name)) for name, label in LABELS.items()]
+
+
 def figures(factored: Factored, lam: Lam) -> dict[str, Any]:
     """The figures of a regression table at one λ, σ̂² = rss/(n − dof) and R² among them, by the names of its record."""
     problem = factored.problem
