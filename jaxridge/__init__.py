@@ -1,9 +1,13 @@
 """L2-regularised least squares in JAX: every lambda from one factorisation, differentiable."""
 
+import importlib as _importlib
+from typing import Any as _Any
+
 from jaxridge import inverse, kernel_methods, kernels, linalg, linear, operators, optimize, select, training
 from jaxridge.core import plan
 from jaxridge.core.archive import load, save
 from jaxridge.core.results import RESULTS
+from jaxridge.core.words import NAMES as _NAMES
 from jaxridge.inverse import (
     Diagonal,
     Direct,
@@ -162,3 +166,11 @@ __all__ = [
     "tsvd",
     "tune",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """`jaxridge.plot`, which is imported when it is asked for; of another library's name what to write instead."""
+    if name in ("plot", "distributed"):
+        return _importlib.import_module(f"jaxridge.{name}")
+    cure = f": write {_NAMES[name]}." if name in _NAMES else ""
+    raise AttributeError(f"jaxridge has no {name!r}{cure}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxridge import inverse
+from jaxridge.core.verbs import verb
 from jaxridge.linear.design import column_sd
 from jaxridge.linear.fit import Fit
 from jaxridge.plot_axis import FONT, finish, log_axis, mark_ends, name_starts
@@ -36,6 +37,7 @@ STYLE = {
 }
 
 
+@verb()
 def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: Any = None, target: int = 0) -> "Axes":
     """Coefficients against λ on a log axis, the largest ones by name.
 
@@ -57,6 +59,7 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     ['c', 'b', 'a']
     """
     _of_kind(model, Fit, "ridge_path")
+    _on(ax)
     axis = log_axis(model.lams, target)
     design, every = model.factored.problem, np.asarray(model.coef)
     every = every if every.ndim == 2 else every[:, :, target]
@@ -87,6 +90,7 @@ def path(model: Path, ax: "Axes", *, names: Sequence[str] | None = None, lam: An
     return ax
 
 
+@verb()
 def scores(
     choice: Choice,
     ax: "Axes",
@@ -141,6 +145,7 @@ def scores(
     return ax
 
 
+@verb()
 def rules(comparison: Comparison, ax: "Axes", *, target: int = 0) -> "Axes":
     """The scores of several rules against λ, each from 0 at its least to 1 at its largest λ, and what each one takes.
 
@@ -184,6 +189,7 @@ def _from_least(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
     return (finite - least) / (end - least if end > least else 1.0)
 
 
+@verb()
 def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: Any) -> "Axes":
     """Effective degrees of freedom against λ on a log axis: from the rank down to the unpenalised columns.
 
@@ -212,6 +218,7 @@ def dof(model: Path, ax: "Axes", *, lam: Any = None, target: int = 0, **line: An
     return ax
 
 
+@verb()
 def picard(record: inverse.Picard, ax: "Axes", *, target: int = 0) -> "Axes":
     """The Picard condition: singular values, coefficients of b and their ratios, by number, on a log axis.
 
@@ -229,6 +236,7 @@ def picard(record: inverse.Picard, ax: "Axes", *, target: int = 0) -> "Axes":
     'log'
     """
     _of_kind(record, inverse.Picard, "inverse.picard")
+    _on(ax)
     coefficients, ratios = (
         values if values.ndim == 1 else values[:, target]
         for values in (np.asarray(record.coefficients), np.asarray(record.ratios))
@@ -251,6 +259,7 @@ def picard(record: inverse.Picard, ax: "Axes", *, target: int = 0) -> "Axes":
     return ax
 
 
+@verb()
 def l_curve(
     path: Path,
     ax: "Axes",
@@ -279,6 +288,7 @@ def l_curve(
     ['discrepancy']
     """
     _of_kind(path, inverse.TikhonovFit, "inverse.tikhonov_path")
+    _on(ax)
     order = np.argsort(np.asarray(path.lams), kind="stable")
 
     def column(values: Any) -> np.ndarray:
@@ -303,6 +313,7 @@ def l_curve(
     return ax
 
 
+@verb()
 def images(pictures: Mapping[str, Any], axes: Sequence["Axes"], *, limits: tuple[float, float] | None = None) -> Any:
     """Images side by side by name, all in the same grey scale.
 
@@ -317,6 +328,8 @@ def images(pictures: Mapping[str, Any], axes: Sequence["Axes"], *, limits: tuple
     >>> [ax.get_title() for ax in axes]
     ['true', 'blurred']
     """
+    if not isinstance(pictures, Mapping):
+        raise ValueError("pictures is no dict; pass arrays by name, such as {'blurred': b, 'sharp': fit.x}.")
     shown = {name: np.asarray(image) for name, image in pictures.items()}
     flat = list(np.ravel(np.asarray(axes, object)))
     if not shown or any(image.ndim != 2 for image in shown.values()):
@@ -409,6 +422,11 @@ def _matplotlib() -> Any:
 def _of_kind(record: Any, kind: type, verb: str) -> None:
     if not isinstance(record.fits if isinstance(record, Path) else record, kind):
         raise ValueError(f"the record is a {type(record).__name__}; pass what jaxridge.{verb} returned.")
+
+
+def _on(ax: Any) -> None:
+    if not hasattr(ax, "plot"):
+        raise ValueError(f"ax is {ax!r}; pass Axes of matplotlib, such as plt.subplots()[1], and save their figure.")
 
 
 def _marked(choices: Any, target: int) -> list[tuple[str, tuple[float, float, float]]]:

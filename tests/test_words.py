@@ -44,7 +44,7 @@ WORDS = [
     (lambda: jxr.tikhonov(X, y, 1.0, x0=np.zeros(2)), "write x_ref"),
     (lambda: jxr.tikhonov(X, y, damp=1.0), "lam = damp²"),
     (lambda: jxr.least_squares(line, x0, method="lm"), "least_squares has no argument 'method': write solver"),
-    (lambda: jxr.least_squares(line, x0, jac="2-point"), "write jacobian=function(x, args)"),
+    (lambda: jxr.least_squares(line, x0, jac="2-point"), "or write jax.jacfwd or jax.jacrev"),
     (lambda: jxr.least_squares(line, x0, max_nfev=3), "write max_steps"),
     (lambda: jxr.least_squares(line, p0=x0), "write x0"),
     (lambda: jxr.least_squares(line, x0, sigma=0.1), "divide the residual by sigma"),
@@ -54,6 +54,33 @@ WORDS = [
     ),
     (lambda: jxr.minimize(line, x0, method="BFGS"), "minimize has no argument 'method': write solver"),
     (lambda: inverse.picard(X, y, regularizer=1), "picard has no argument 'regularizer'"),
+    (lambda: jxr.ridge(X, y), "ridge needs lam: a number >= 0; where it is not known, ridge_cv"),
+    (lambda: jxr.ridge(X, y, 1.0, np.ones(6)), "ridge takes X, y, lam in this order and the rest by name: solver, "),
+    (lambda: jxr.ridge(X, y, 1.0, offset=y), "take it off y"),
+    (lambda: jxr.ridge(X, y, 1.0, lower_limits=0), "ridge_positive has coefficients that are not negative"),
+    (lambda: jxr.ridge_cv(X, y, type_measure="mse"), "write rule"),
+    (lambda: jxr.ridge_cv(X, y, lambda_min_ratio=1e-3), "write lams"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0), "kernel_ridge needs kernel: one of jaxridge.kernels"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF, sigma=0.1), "weights = 1/sigma²"),
+    (lambda: jxr.svm(X, y, 1.0, class_weight="balanced"), "write weights, a number for each row"),
+    (lambda: jxr.lasso(X, y, 1.0, max_iter=9), "write max_knots"),
+    (lambda: jxr.tikhonov(X, y, 1.0, maxiter=9), "it belongs to the solver"),
+    (lambda: jxr.tikhonov(X, y, 1.0, mask=y), "write weights=mask"),
+    (lambda: jxr.tsvd(X, y, k=1), "write ranks"),
+    (lambda: inverse.compare(X, y), "compare needs rules: a dict of names and rules"),
+    (lambda: jxr.least_squares(line, x0, lower=0.0), "write bounds=(lower, upper)"),
+    (lambda: jxr.least_squares(line, x0, X, y), "least_squares takes residual, x0, args in this order"),
+    (lambda: optimize.uncertainty(line, x0, absolute_sigma=True), "write sigma=1.0 for residuals that are divided"),
+    (lambda: kernels.RBF(gamma=0.5), "RBF has no argument 'gamma': write scale = 1/√(2 gamma)"),
+    (lambda: select.gcv(), "gcv needs problem: a verb gives it to a rule, so pass the rule itself"),
+    (lambda: select.kfold(5, shuffle=True), "write key=jax.random.key(0)"),
+    (lambda: operators.gaussian_blur((8, 8), sigma=2.0), "gaussian_blur has no argument 'sigma': write width"),
+    (lambda: operators.gaussian_blur((8, 8), 2.0, mode="wrap"), "write boundary"),
+    (lambda: jxr.ridge(X, y, 1.0).predict(X, s=0.1), "Fit.predict has no argument 's': a fit has one lam"),
+    (lambda: jxr.ridge_cv(X, y).predict(X, s=0.1), "Choice.predict has no argument 's'"),
+    (lambda: jxr.ridge(X, y, 1.0).score(X, y, sample_weight=y), "Fit.score has no argument 'sample_weight'"),
+    (lambda: jxr.ridge(X, y, 1.0).predict(), "Fit.predict needs X; it takes X."),
+    (lambda: jxr.plot.path(jxr.ridge_path(X, y)), "path needs ax: Axes of matplotlib"),
 ]
 VALUES = [
     (lambda: jxr.optimize.uncertainty(line, x0), "pass all of what least_squares returned"),
@@ -78,6 +105,40 @@ VALUES = [
     (lambda: jxr.tikhonov(X, y, 1.0, L="gradient"), "such as operators.difference(shape)"),
     (lambda: jxr.tikhonov(operators.gaussian_blur((4, 5), 1.0), np.ones(20), 1.0), "pass b.reshape(4, 5)"),
     (lambda: jxr.save(jxr.ridge(X, y, 1.0), "fit.npz"), "write save(path, record)"),
+    (lambda: jxr.ridge(X, y, 1.0, standardize="no"), "standardize is 'no'; pass True or False"),
+    (lambda: jxr.ridge(X, y, 1.0, intercept=None), "intercept is None; pass True or False"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=RBF, intercept="no"), "intercept is 'no'; pass True or False"),
+    (lambda: jax.jit(jxr.ridge)(X, y, 1.0, standardize=True), "standardize is traced; keep it out of jit"),
+    (lambda: jxr.ridge(X, y, 1.0, penalty={"a": 1.0}), "penalty is of type dict; pass an array of numbers"),
+    (lambda: jxr.ridge(X, y, 1.0, unpenalized="a"), "unpenalized names column 'a'"),
+    (lambda: jxr.ridge(X, y, 1.0).predict(X[0]), "X[None, :] for one row"),
+    (lambda: jxr.ridge_cv(X, y, select.kfold(3)), "lams is of type KFold"),
+    (lambda: jxr.ridge_cv(X, y, 10.0), "pass a list, or call the verb that takes one lam"),
+    (lambda: jxr.ridge_cv(X, y, rule=select.discrepancy), "call it, as in select.discrepancy(noise)"),
+    (lambda: jxr.ridge_cv(X, y, rule=select.holdout), "call it, as in select.holdout(X, y)"),
+    (lambda: jxr.ridge_cv(X, y, rule=select.discrepancy(np.ones(6))), "write weights=1 / variance and noise=1.0"),
+    (lambda: jxr.ridge_path(X, y, [1.0])["1.0"], "path.at(lam) for any"),
+    (lambda: jxr.kernel_ridge(X, y, 1.0, kernel=X @ X.T), "kernel_methods.from_kernel(K, y)"),
+    (lambda: kernels.RBF("scale"), "scale is 'scale'; a kernel needs a positive number"),
+    (lambda: jxr.least_squares(lambda x, a: a[0] * x[0] - y, x0), "residual was called with args=None"),
+    (lambda: jxr.least_squares(lambda x, _: float(x[0]) - y, x0), "leave float() and int() out"),
+    (lambda: jxr.least_squares(lambda x, _: x if x[0] > 0 else -x, x0), "write jnp.where for if"),
+    (lambda: jxr.minimize(lambda x, _: x[0] if x[0] > 0 else -x[0], x0), "fn needs the values of its parameters"),
+    (lambda: jxr.least_squares(line, x0, jacobian="2-point"), "jacobian is '2-point'; pass None, jax.jacfwd"),
+    (lambda: jxr.least_squares(line, "auto"), "x0 is 'auto'; pass numbers"),
+    (lambda: jxr.least_squares(line, [1.0, 1.0], bounds=({"a": 0}, None)), "write one number, or a tree like x0"),
+    (lambda: jxr.losses.scaled("huber", 1.0), "loss is 'huber'; pass the function"),
+    (lambda: jxr.tikhonov(X, y, 1.0, L=2), "such as operators.difference(shape)"),
+    (
+        lambda: jxr.tikhonov(operators.gaussian_blur((4, 5), 1.0), np.ones((4, 5)), 1.0, weights=np.ones(20)),
+        "weights is flat, of shape (20,); pass weights.reshape(4, 5)",
+    ),
+    (lambda: operators.gaussian_blur(np.ones((8, 8)), 1.0), "shape is an array of shape (8, 8)"),
+    (lambda: operators.function(lambda x: x**2, 3), "fn has no adjoint, for it is not linear in x"),
+    (lambda: operators.function(lambda x: np.asarray(x), 3), "write it with jax.numpy or jax.scipy"),
+    (lambda: jxr.plot.path(jxr.ridge_path(X, y), "path.png"), "ax is 'path.png'; pass Axes of matplotlib"),
+    (lambda: jxr.plot.images([X], None), "pictures is no dict"),
+    (lambda: jxr.load(__file__), "is no record; pass a file that jaxridge.save wrote"),
 ]
 ATTRIBUTES = [
     (lambda: jxr.ridge(X, y, 1.0).coef_, "Fit has no attribute 'coef_': write coef."),
@@ -86,7 +147,19 @@ ATTRIBUTES = [
     (lambda: jxr.ridge_cv(X, y).coef, "write fit.coef."),
     (lambda: jxr.least_squares(line, x0).x, "Solution has no attribute 'x': write value."),
     (lambda: jxr.ridge(X, y, 1.0).support_vectors_, "it has coef, intercept, lam"),
-    (lambda: jxr.ridge_path(X, y, [1.0]).coef_, "write coef."),
+    (lambda: jxr.ridge_path(X, y, [1.0]).coef_, "write fits.coef."),
+    (lambda: jxr.ridge_path(X, y, [1.0]).beta, "Path has no attribute 'beta': write fits.coef."),
+    (lambda: jxr.ridge_path(X, y, [1.0]).plot(), "write from jaxridge import plot"),
+    (lambda: jxr.ridge_cv(X, y).lambda_min, "Choice has no attribute 'lambda_min': write lam."),
+    (lambda: jxr.ridge_cv(X, y).lambda_1se, "pick=select.one_standard_error"),
+    (lambda: jxr.ridge_cv(X, y).best_estimator_, "write fit."),
+    (lambda: jxr.ridge_inference(X, y, 1.0).conf_int(), "write interval."),
+    (lambda: jxr.least_squares(line, x0).pcov, "write optimize.uncertainty(residual, fit, args).covariance"),
+    (lambda: jxr.least_squares(line, x0).nfev, "write residual_evaluations."),
+    (lambda: jxr.ridge_compare(X, y, {"gcv": select.gcv}).loo, "Comparison has no attribute 'loo'; it has names"),
+    (lambda: jxr.RidgeCV(alphas=[1.0]), "jaxridge has no 'RidgeCV': write ridge_cv(X, y, lams)"),
+    (lambda: jxr.curve_fit(line, X, y), "write least_squares("),
+    (lambda: jxr.unknown, "jaxridge has no 'unknown'"),
 ]
 
 
@@ -115,6 +188,39 @@ def test_a_curve_fit_has_a_table_of_errors():
     text = found.summary()
     assert all(word in text for word in ("x['level']", "x['slopes'][0]", "std err", "0.975]", "sigma"))
     assert f"{float(found.standard_errors['level']):.6g}" in text
+
+
+def test_habits_that_are_meant_are_taken():
+    """A frame's own numbers as objects, columns by name, None in a list of bounds, A @ x, one rule of several."""
+    X3 = np.column_stack([X, y])
+    objects = np.array([[1.5 * a, int(b), bool(c % 2)] for a, b, c in X3], object)
+    np.testing.assert_allclose(jxr.ridge(objects, y, 1.0).coef, jxr.ridge(objects.astype(float), y, 1.0).coef)
+    frame = pytest.importorskip("pandas").DataFrame(X3, columns=["a", "b", "c"])
+    by_place = jxr.ridge(X3, y, 1.0, unpenalized=(0, 2))
+    np.testing.assert_array_equal(jxr.ridge(frame, y, 1.0, unpenalized=("c", "a")).coef, by_place.coef)
+    found = jxr.least_squares(line, [0.2, 0.1], bounds=([0.0, None], [None, 0.15]))
+    both = jxr.least_squares(line, jnp.array([0.2, 0.1]), bounds=([0.0, None], [None, 0.15]))
+    inf = jxr.least_squares(
+        line, jnp.array([0.2, 0.1]), bounds=(jnp.array([0.0, -jnp.inf]), jnp.array([jnp.inf, 0.15]))
+    )
+    np.testing.assert_array_equal(jnp.stack(found.value), inf.value)
+    np.testing.assert_array_equal(both.value, inf.value)
+    A = operators.gaussian_blur((4, 5), 1.0)
+    np.testing.assert_array_equal(A @ np.ones((4, 5)), A.mv(np.ones((4, 5))))
+    compared = jxr.ridge_compare(X, y, {"gcv": select.gcv})
+    assert compared["gcv"] is compared.choices["gcv"]
+
+
+def test_messages_say_what_is_wrong_and_no_choice_has_no_arrow():
+    assert "lam is negative" in jxr.ridge(X, y, -1.0).message()
+    assert jxr.ridge(X, y, 1.0).message() == ""
+    assert "1 of 3 lams are negative or NaN" in jxr.ridge_cv(X, y, [0.1, 1.0, -1.0]).message()
+    assert "NaN in the data" in jxr.least_squares(lambda x, _: x * jnp.nan, x0).message()
+    lost = jxr.ridge_cv(np.where(X[0, 0] == X, np.nan, X), y)
+    assert "->" not in lost.summary()
+    assert "hold NaN" in lost.message()
+    with pytest.raises(ValueError, match="a number of degrees of freedom of products with A needs random probes"):
+        jxr.tikhonov_cv(operators.gaussian_blur((64, 64), 2.0, boundary="zero"), np.ones((64, 64)), rule=select.gcv)
 
 
 def test_a_gamma_becomes_that_scale():

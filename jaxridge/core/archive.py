@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,16 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Raises ValueError for another kind of file, and for one of a later version.
     """
-    with np.load(path, allow_pickle=False) as file:
+    no_record = f"{path} is no record; pass a file that jaxridge.save wrote."
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise ValueError(no_record) from None
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError(no_record)
+    with opened as file:
         if "description" not in file.files:
-            raise ValueError(f"{path} is no record; pass a file that jaxridge.save wrote.")
+            raise ValueError(no_record)
         description = json.loads(str(file["description"]))
         if description["format"] != FORMAT:
             raise ValueError(f"{path} has format {description['format']}, and this version reads {FORMAT}: upgrade it.")

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxridge.core.types import Array
 
@@ -27,6 +28,12 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
             array = np.asarray(x)
         except ValueError:
             raise ValueError(f"{name} has rows of unequal length; every row needs a number for every column.") from None
+    if array.dtype.kind == "O" and array.ndim == 0:
+        raise ValueError(f"{name} is of type {type(x).__name__}; pass an array of numbers.")
+    if array.dtype.kind == "O" and all(
+        isinstance(value, float | int | np.number | np.bool_) for value in np.ravel(array)
+    ):
+        array = array.astype(float)
     dtype = array.dtype
     if dtype.kind in "OSUMm":
         raise ValueError(f"{name} holds values that are not numbers (dtype {dtype}); encode or drop them first.")
@@ -39,7 +46,7 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         raise ValueError(f"{name} is {dtype}, too coarse to factorise; convert it with {name}.astype('float32').")
     if array.ndim not in ndim:
         wanted = " or ".join(f"{k}-D" for k in ndim)
-        hint = f"; use {name}[:, None] for one feature" if name == "X" and array.ndim == 1 else ""
+        hint = _hint(name, array.ndim)
         raise ValueError(f"{name} must be {wanted}, got shape {array.shape}{hint}.")
     if isinstance(array, np.ndarray) and name in ("X", "y"):
         _keeps_columns(name, array)
@@ -49,6 +56,26 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         array, dtype = array.astype(np.float64), np.dtype(np.float64)
     # Without a dtype of its own: float64 from NumPy is float32 where x64 is off, and that needs no warning.
     return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
+
+
+def _hint(name: str, ndim: int) -> str:
+    """What to write for an array that lacks an axis."""
+    if name == "X" and ndim == 1:
+        return "; use X[:, None] for one feature, X[None, :] for one row"
+    if name == "lams" and ndim == 0:
+        return "; pass a list, or call the verb that takes one lam"
+    return "; pass an operator or a matrix, such as operators.difference(shape)" if name == "L" else ""
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """True or False, where they are known when a program is compiled."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"{name} is traced; keep it out of jit: functools.partial(verb, {name}=True), or static_argnames."
+        )
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {value!r}; pass True or False.")
+    return bool(value)
 
 
 def names_of(X: Any) -> tuple[str, ...] | None:
@@ -123,7 +150,8 @@ def as_points(name: str, points: Any) -> Any:
         return leaves
     if np.ndim(points) == 1:
         raise ValueError(
-            f"{name} must be 2-D, (n, d), got shape {np.shape(points)}; use {name}[:, None] for one feature."
+            f"{name} must be 2-D, (n, d), got shape {np.shape(points)}; use {name}[:, None] for one feature, "
+            f"{name}[None, :] for one point."
         )
     return as_floats(name, points, (2,))
 

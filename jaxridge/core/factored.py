@@ -16,6 +16,7 @@ from jaxridge.core.measures import r2
 from jaxridge.core.numbers import matmul, safe_sqrt
 from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Bool, Float, Lam
+from jaxridge.core.verbs import verb
 
 __all__ = ["Factored", "Measurements", "Model", "Problem", "Solver", "Terms", "as_solver"]
 
@@ -97,6 +98,7 @@ class Model(Record):
         """The same with names of columns, where a model has columns."""
         return dataclasses.replace(self, names=names) if names and hasattr(self, "names") else self  # pyright: ignore[reportCallIssue]
 
+    @verb()
     def score(self, X: Any, y: Any, *, weights: Any = None) -> Float[Array, "*t"]:
         """R² of the predictions for X, one for each target; `core.measures` has other measures."""
         predict = getattr(self, "predict", None)
@@ -121,6 +123,16 @@ def damped(lam: Lam, squared_norm: Float[Array, " t"]) -> Float[Array, " t"]:
     return jnp.where(squared_norm == 0, 0.0, lam) * squared_norm
 
 
+# What exits are called where a rule asks for one that a kind has not.
+EXITS = {
+    "dof": "a number of degrees of freedom",
+    "residual_dof": "a number of degrees of freedom",
+    "logdet": "evidence",
+    "loo_residual": "leave-one-out",
+    "one_minus_leverage": "leave-one-out",
+}
+
+
 class Factored(eqx.Module):
     """A problem after its one factorisation. Exits take one λ, or one for each target, ``(t,)``; ``vmap`` the grid.
 
@@ -139,7 +151,7 @@ class Factored(eqx.Module):
 
     def unavailable(self, what: str) -> ValueError:
         """The error for an exit that this kind has not."""
-        return ValueError(f"{what} {self.missing}.")
+        return ValueError(f"{EXITS.get(what, what)} {self.missing}.")
 
     @abstractmethod
     def coef(self, lam: Lam) -> Float[Array, "a t"]:

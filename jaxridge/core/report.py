@@ -11,18 +11,10 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxridge.core.results import RESULTS, messages
+from jaxridge.core.words import ATTRIBUTES
 
 __all__ = ["Record", "brief", "held", "table"]
 
-# Words of other libraries for what records have.
-ELSEWHERE = {
-    "x": "value",
-    "fun": "cost",
-    "alpha": "lam",
-    "best_score": "score_found",
-    "params": "coef",
-    "bse": "standard_error",
-}
 SHOWN = 6  # numbers of an array that are printed; of a longer one shape and range are
 
 
@@ -37,6 +29,11 @@ class Record(eqx.Module):
     def __getattr__(self, name: str) -> Any:
         """Of a name that is not there: what to write instead, where that is known."""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{_cure(self, name)}")
+
+    def message(self) -> str:
+        """What the codes of its result say, each once; empty where all is well."""
+        result = getattr(self, "result", None)
+        return "" if result is None else " ".join(messages(result))
 
     def summary(self) -> str:
         """The fields, a line for each, and what their codes say, as text."""
@@ -66,9 +63,19 @@ def _cure(record: Record, name: str) -> str:
         part = record.__dict__.get(of)
         known += [f"{of}.{field.name}" for field in dataclasses.fields(part)] if isinstance(part, Record) else []
     plain = name.rstrip("_")
-    wanted = {plain, ELSEWHERE.get(plain, plain)}
-    found = [word for word in known if word.rpartition(".")[2] in wanted]
-    return f": write {found[0]}." if found else f"; it has {', '.join(own)}."
+    word = ATTRIBUTES.get(plain, plain)
+    found = [each for each in known if each.rpartition(".")[2] in (plain, word)]
+    if found:
+        return f": write {found[0]}."
+    sentence = ATTRIBUTES.get(word, word)
+    if not sentence.isidentifier():
+        return f": write {sentence}."
+    methods = [
+        method
+        for method, value in vars(type(record)).items()
+        if not method.startswith("_") and method not in own and not isinstance(value, tuple)
+    ]
+    return f"; it has {', '.join(own + methods)}."
 
 
 def brief(value: Any) -> str:

@@ -134,7 +134,10 @@ class RESULTS(eqx.Enumeration):
         "No step reduces the cost although the model says that it can fall: the residual may be noisy or not "
         "smooth at this precision, or its derivative wrong. Use float64, or check the residual."
     )
-    nonfinite_start = "The residual or its Jacobian is NaN or infinite at x0. Start from another point."
+    nonfinite_start = (
+        "The residual or its Jacobian is NaN or infinite at x0. Look for NaN in the data and for divisions by 0, or "
+        "start from another point."
+    )
     nonfinite_region = (
         "The residual or its Jacobian is NaN or infinite everywhere near the best point, which is kept. Bound the "
         "parameters, or rewrite the residual."

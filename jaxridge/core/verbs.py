@@ -6,82 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from jaxridge.core.words import CURES, NEEDS
+
 __all__ = ["verb"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-
-# What to write instead, in the words of a verb that has the first name; "" stands for every verb.
-_LAM = (("lam", "write lam, the same number"), ("lams", "write lams, a grid of the same numbers"))
-_GRID = (("lams", "write lams"), ("lam", "write lam for one number, or call the verb's twin for a path or a choice"))
-_SEED = (("", "nothing here is random but what takes a key, such as select.kfold(5, key) or Nystroem(key)"),)
-CURES: dict[str, tuple[tuple[str, str], ...]] = {
-    "alpha": (
-        ("lam2", "write lam = 2n·alpha for scikit-learn's alpha; glmnet's alpha, a mixture, is lam against lam2"),
-        *_LAM,
-    ),
-    "lambda_": _LAM,
-    "lmbda": _LAM,
-    "lambd": _LAM,
-    "reg": _LAM,
-    "ridge": _LAM,
-    "l2": _LAM,
-    "penalty_weight": _LAM,
-    "C": (("lam", "write lam = 1/(2C)"), ("lams", "write lams = 1/(2C)")),
-    "damp": (("lam", "write lam = damp²"), ("lams", "write lams = damp²")),
-    "alphas": _GRID,
-    "lambdas": _GRID,
-    "lambda_path": _GRID,
-    "nlambda": (("lams", "write lams, such as jnp.logspace(-3, 3, 50)"),),
-    "fit_intercept": (("intercept", "write intercept"),),
-    "add_intercept": (("intercept", "write intercept"),),
-    "sample_weight": (("weights", "write weights"),),
-    "sample_weights": (("weights", "write weights"),),
-    "normalize": (("standardize", "write standardize, which leaves coefficients in the units of X"),),
-    "penalty_factor": (("penalty", "write penalty, one factor of lam for each column"),),
-    "penalty_factors": (("penalty", "write penalty, one factor of lam for each column"),),
-    "cv": (
-        ("rule", "write rule=select.kfold(5), or leave it out for leave-one-out"),
-        ("", "ridge_cv and kernel_ridge_cv choose, with rule=select.kfold(5)"),
-    ),
-    "n_folds": (("rule", "write rule=select.kfold(5)"),),
-    "nfolds": (("rule", "write rule=select.kfold(5)"),),
-    "scoring": (("rule", "write rule, such as select.loo, select.gcv or select.kfold(5)"),),
-    "gcv_mode": (("rule", "write rule=select.gcv"),),
-    "alpha_per_target": (("per_target", "write per_target"),),
-    "l1_ratio": (("lam2", "write lam = 2n·l1_ratio·alpha and lam2 = n·(1 − l1_ratio)·alpha"),),
-    "epsilon": (("loss", "write loss=margins.EpsilonInsensitive(epsilon)"),),
-    "gamma": (("kernel", "write kernel=kernels.RBF(scale) with scale = 1/√(2 gamma)"),),
-    "length_scale": (("kernel", "write kernel=kernels.RBF(length_scale), or another of jaxridge.kernels"),),
-    "degree": (("kernel", "write kernel=kernels.Polynomial(...)"),),
-    "coef0": (("kernel", "write kernel=kernels.Polynomial(...)"),),
-    "kernel_params": (("kernel", "write them into the kernel, as in kernel=kernels.RBF(2.0)"),),
-    "jac": (("jacobian", "leave it out for automatic differentiation, or write jacobian=function(x, args)"),),
-    "Dfun": (("jacobian", "leave it out for automatic differentiation, or write jacobian=function(x, args)"),),
-    "method": (("solver", "write solver, an object such as TrustRegion()"),),
-    "optimizer": (("solver", "write solver, an object such as TrustRegion()"),),
-    "f_scale": (("loss", "write loss=losses.scaled(losses.huber, f_scale)"),),
-    "x_scale": (("", "there is none: the scale of every parameter is found on the way"),),
-    "diag": (("", "there is none: the scale of every parameter is found on the way"),),
-    "p0": (("x0", "write x0"),),
-    "init": (("x0", "write x0"),),
-    "initial_guess": (("x0", "write x0"),),
-    "sigma": (("residual", "divide the residual by sigma"),),
-    "max_nfev": (("max_steps", "write max_steps"),),
-    "maxfev": (("max_steps", "write max_steps"),),
-    "maxiter": (("max_steps", "write max_steps"),),
-    "max_iter": (("max_steps", "write max_steps"), ("", "there is none: a factorisation takes no iterations")),
-    "tol": (("gtol", "write gtol, xtol or ftol"), ("", "there is none: a factorisation takes no iterations")),
-    "L_matrix": (("L", "write L"),),
-    "reg_L": (("L", "write L"),),
-    "x0": (("x_ref", "write x_ref for what the penalty pulls x to; no start is needed"),),
-    "random_state": _SEED,
-    "seed": _SEED,
-    "copy_X": (("", "there is none: arrays are never changed"),),
-    "n_jobs": (("", "there is none: XLA uses all cores"),),
-    "family": (("", "the loss is that of least squares; for classes there is svm"),),
-    "positive": (("", "ridge_positive has coefficients that are not negative, least_squares other bounds"),),
-    "verbose": (("callback", "write callback, a function that is shown every step"), ("", "there is none")),
-}
 
 
 def verb(*options: Callable[..., Any]) -> Callable[[Verb], Verb]:
@@ -95,15 +24,14 @@ def verb(*options: Callable[..., Any]) -> Callable[[Verb], Verb]:
 
     def door(fn: Verb) -> Verb:
         signature = _explicit(fn, options)
-        names = [
-            name for name, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD
-        ]
 
         @functools.wraps(fn)
         def called(*args: Any, **keywords: Any) -> Any:
-            for name in keywords:
-                if name not in names:
-                    raise TypeError(f"{fn.__name__} has no argument {name!r}: {_cure(name, names)}")
+            try:
+                signature.bind(*args, **keywords)
+            except TypeError as error:
+                said = _misfit(signature, args, keywords, str(error))
+                raise TypeError(f"{_who(fn, args)} {said}") from None
             return fn(*args, **keywords)
 
         called.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
@@ -115,12 +43,41 @@ def verb(*options: Callable[..., Any]) -> Callable[[Verb], Verb]:
 def _explicit(fn: Callable[..., Any], options: tuple[Callable[..., Any], ...]) -> inspect.Signature:
     """The signature of ``fn`` with the keyword-only parameters of ``options`` in the place of its ``**``."""
     own = inspect.signature(fn)
+    if not options:
+        return own
     parameters = {name: p for name, p in own.parameters.items() if p.kind is not p.VAR_KEYWORD}
     for option in options:
         for name, parameter in inspect.signature(option).parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY:
                 parameters.setdefault(name, parameter)
     return own.replace(parameters=sorted(parameters.values(), key=lambda parameter: parameter.kind))
+
+
+def _who(fn: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """The name of a verb, of a method with that of its record, of a class that is made."""
+    if next(iter(inspect.signature(fn).parameters), "") != "self" or not args:
+        return fn.__name__
+    record = type(args[0]).__name__
+    return record if fn.__name__ == "__init__" else f"{record}.{fn.__name__}"
+
+
+def _misfit(signature: inspect.Signature, args: tuple[Any, ...], keywords: dict[str, Any], said: str) -> str:
+    """What is wrong with a call that does not fit, and what to write instead; ``said`` is what Python says of it."""
+    parameters = {name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    placed = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    names = [name for name in parameters if name != "self"]
+    unknown = [name for name in keywords if name not in parameters]
+    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in keywords]
+    if unknown and len(parameters) == len(signature.parameters):
+        return f"has no argument {unknown[0]!r}: {_cure(unknown[0], names)}"
+    if len(args) > len(placed):
+        by_name = ", ".join(name for name in names if name not in placed)
+        order = ", ".join(name for name in placed if name != "self")
+        return f"takes {order} in this order" + (f" and the rest by name: {by_name}." if by_name else ".")
+    for name in missing:
+        if name not in placed[: len(args)]:
+            return f"needs {name}" + (f": {NEEDS[name]}." if name in NEEDS else f"; it takes {', '.join(names)}.")
+    return f"has {said}."
 
 
 def _cure(name: str, names: list[str]) -> str:

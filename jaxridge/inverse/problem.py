@@ -89,7 +89,7 @@ def _right_hand_sides(b: Any, layout: Layout, dtype: Any) -> tuple[Float[Array, 
         raise ValueError(f"b is flat, of shape {np.shape(b)}, and A gives {shape}; pass b.reshape{shape}.")
     b = as_floats("b", b, (len(shape), len(shape) + 1))
     if b.shape[: len(shape)] != shape:
-        raise ValueError(f"b has shape {b.shape} and A gives {shape}; pass that, or a stack (*{shape}, t) of them.")
+        raise ValueError(f"b has shape {b.shape} and A gives {shape}; pass that, or t of them along a last axis.")
     _not_finer("b", b, dtype)
     return b.astype(dtype).reshape(layout.size, -1), b.ndim == len(shape)
 
@@ -99,6 +99,8 @@ def _like(name: str, x: Any, layout: Layout, dtype: Any, *, flat: bool = True) -
     tree = layout.tree
     if jax.tree.structure(x) != jax.tree.structure(tree):
         raise ValueError(f"{name} has another structure than that side of A: {jax.tree.structure(tree)} is needed.")
+    if isinstance(tree, jax.ShapeDtypeStruct) and np.shape(x) == (layout.size,) != tree.shape:
+        raise ValueError(f"{name} is flat, of shape {np.shape(x)}; pass {name}.reshape{tree.shape}.")
     x = jax.tree.map(lambda leaf, wanted: as_floats(name, leaf, (len(wanted.shape),)), x, tree)
     for leaf, wanted in zip(jax.tree.leaves(x), jax.tree.leaves(tree), strict=True):
         if leaf.shape != wanted.shape:

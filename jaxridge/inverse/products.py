@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxridge import operators, select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_floats, as_lam, as_lams
+from jaxridge.core.checks import as_flag, as_floats, as_lam, as_lams
 from jaxridge.core.factored import Factored, Terms, as_solver
 from jaxridge.core.implicit import map_with_rules
 from jaxridge.core.numbers import filled, poison_tangent
@@ -256,8 +256,10 @@ def given(
         if penalty.shape != (d,):
             raise ValueError(f"penalty has shape {penalty.shape}; one positive number per column of X: ({d},).")
         penalty = penalty[kept]
-    layout = Layout(jnp.asarray(np.argsort(order)) if len(free) else None, d, len(free), bool(intercept))
-    return Given(X, y.reshape(n, -1), weights, penalty, layout, bool(standardize), y.ndim == 1)
+    layout = Layout(
+        jnp.asarray(np.argsort(order)) if len(free) else None, d, len(free), as_flag("intercept", intercept)
+    )
+    return Given(X, y.reshape(n, -1), weights, penalty, layout, as_flag("standardize", standardize), y.ndim == 1)
 
 
 def factored_of(of: Given, lams: Array | None, solver: GolubKahan) -> ByProducts:

@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.factored import damped
+from jaxridge.core.factored import EXITS, damped
 from jaxridge.core.implicit import derived_columns, first_order_only, frozen, linear_root
 from jaxridge.core.numbers import log_spaced, matmul, poison, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
@@ -161,7 +161,8 @@ class ProjectedSpectrum(TikhonovFactored):
     def _probed(self, what: str, lam: Lam) -> Lam:
         if self.traces is None:
             raise ValueError(
-                f"{what} of products with A needs random probes; pass solver=GolubKahan(key), with a key of jax.random."
+                f"{EXITS.get(what, what)} of products with A needs random probes; pass solver=GolubKahan(key), with a "
+                "key of jax.random."
             )
         return lam
 

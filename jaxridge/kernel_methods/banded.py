@@ -59,6 +59,7 @@ class BandedKernelFit(Model):
         out = jnp.stack([v[g][None, :] * part for g, part in enumerate(parts)])
         return out.reshape(*out.shape[:2], *self.dual_coef.shape[1:])
 
+    @verb()
     def predict(self, X: Any) -> Float[Array, "m *t"]:
         """Predictions (m,) or (m, t) for new points."""
         total = jnp.sum(self.predict_bands(X), axis=0)

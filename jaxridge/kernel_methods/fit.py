@@ -13,6 +13,7 @@ from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import log_spaced, matmul
 from jaxridge.core.rows import count, map_rows, same_kind
 from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.form import KernelProblem
 from jaxridge.kernels.base import Kernel
 from jaxridge.linear.fit import in_order
@@ -46,6 +47,7 @@ class KernelFit(Model):
 
     shared: ClassVar[tuple[str, ...]] = ("kernel", "points")
 
+    @verb()
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """Predictions (m,) or (m, t) for new points, in blocks of rows whose kernel takes ``memory`` bytes.
 

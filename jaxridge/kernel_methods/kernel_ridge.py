@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_floats, as_lam, as_lams, as_points, names_of
+from jaxridge.core.checks import as_flag, as_floats, as_lam, as_lams, as_points, names_of
 from jaxridge.core.factored import Solver, Terms, as_solver
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
@@ -271,6 +271,11 @@ def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) 
     """The live problem. Shapes and dtypes are checked here, values never."""
     if isinstance(kernel, type) and issubclass(kernel, Kernel):
         raise ValueError(f"kernel is the class {kernel.__name__}; pass an instance of it, such as kernels.RBF(1.0).")
+    if isinstance(kernel, np.ndarray | jax.Array):
+        raise ValueError(
+            f"kernel is a matrix of shape {kernel.shape}; pass one of jaxridge.kernels, or factor the matrix with "
+            "kernel_methods.from_kernel(K, y)."
+        )
     if not isinstance(kernel, Kernel):
         raise ValueError(f"kernel is {kernel!r}; pass one of jaxridge.kernels, or kernels.Pairwise(function).")
     y, points = as_floats("y", y, (1, 2)), as_points("points", points)
@@ -287,7 +292,7 @@ def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) 
         if weights.shape != y.shape[:1]:
             raise ValueError(f"weights has shape {weights.shape}; one weight per point is needed: {y.shape[:1]}.")
     targets = y.astype(dtype).reshape(y.shape[0], -1)
-    terms = Terms(bool(intercept), y.ndim == 1)
+    terms = Terms(as_flag("intercept", intercept), y.ndim == 1)
     return KernelProblem(kernel=kernel, points=points, y=targets, weights=weights, terms=terms)
 
 

@@ -16,6 +16,7 @@ from jaxridge.core.factored import Model
 from jaxridge.core.implicit import linear_root
 from jaxridge.core.numbers import matmul, poison, poison_tangent, safe_divide
 from jaxridge.core.types import Array, Bool, Float, Scalar
+from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.fit import points_in_order
 from jaxridge.kernel_methods.fit import predict as predict_kernel
 from jaxridge.linear.fit import predict as predict_linear
@@ -66,6 +67,7 @@ class Machine(Model):
         X = points_in_order("X", X, self.names)
         return predict_kernel("X", self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
+    @verb()
     def predict(self, X: Any, *, memory: int = plan.MEMORY) -> Float[Array, "m *t"]:
         """Labels of ±1, or for a loss of real targets f itself."""
         f = self.decision_function(X, memory=memory)

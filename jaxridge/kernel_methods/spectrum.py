@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.checks import as_floats
+from jaxridge.core.checks import as_flag, as_floats
 from jaxridge.core.factored import Solver, Terms
 from jaxridge.core.implicit import derived, frozen
 from jaxridge.core.numbers import matmul, norm_in, safe_divide
@@ -374,5 +374,5 @@ def from_kernel(
         raise ValueError(f"y has shape {y.shape}; targets for a kernel matrix of {K.shape[0]} points are (n, t).")
     if weights is not None and weights.shape != K.shape[:1]:
         raise ValueError(f"weights has shape {weights.shape}; one weight for each point is needed: {K.shape[:1]}.")
-    problem = matrix_problem(K, y, weights, Terms(bool(intercept)))
+    problem = matrix_problem(K, y, weights, Terms(as_flag("intercept", intercept)))
     return (Eigen() if solver is None else solver).factor(problem)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge import select
-from jaxridge.core.checks import as_floats, as_lam, as_lams, names_of
+from jaxridge.core.checks import as_flag, as_floats, as_lam, as_lams, names_of
 from jaxridge.core.implicit import first_order_only
 from jaxridge.core.numbers import matmul, safe_sqrt
 from jaxridge.core.results import RESULTS, first_failure
@@ -211,7 +211,17 @@ def _inputs(
         parts = (problem.points, problem.y, problem.weights, None, kernel)
     X, y, weights, penalty, kernel = parts
     weights = jnp.ones(y.shape[0], y.dtype) if weights is None else weights
-    return Inputs(X, y, weights, penalty, kernel, loss, bool(intercept), bool(standardize), terms.single)
+    return Inputs(
+        X,
+        y,
+        weights,
+        penalty,
+        kernel,
+        loss,
+        as_flag("intercept", intercept),
+        as_flag("standardize", standardize),
+        terms.single,
+    )
 
 
 def _tol(tol: float | None, inputs: Inputs) -> Array:

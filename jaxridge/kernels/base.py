@@ -29,6 +29,7 @@ from jaxridge.core.numbers import poison
 from jaxridge.core.report import brief
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
+from jaxridge.core.verbs import verb
 
 __all__ = ["Kernel", "Pairwise", "Precomputed"]
 
@@ -84,6 +85,8 @@ def _pairs(kernel: Callable[[Any, Any], Array], X: Any, Z: Any) -> Array:
 
 def as_leaf(name: str, value: Any) -> Array:
     """A positive parameter as a floating array; concrete values that are not positive are refused."""
+    if isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}; a kernel needs a positive number, such as {name}=1.0.")
     leaf = jnp.asarray(value, None if isinstance(value, jax.Array | np.ndarray) else jnp.result_type(float))
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         leaf = leaf.astype(jnp.result_type(float))
@@ -215,6 +218,7 @@ class Scaled(Kernel):
 
     scale: Array
 
+    @verb()
     def __init__(self, scale: Any = 1.0):
         self.scale = as_leaf("scale", scale)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge.core import plan
-from jaxridge.core.checks import as_floats
+from jaxridge.core.checks import as_flag, as_floats
 from jaxridge.core.numbers import inner, matmul, poison, poison_tangent, safe_divide
 from jaxridge.core.types import Array, Float, Int
 from jaxridge.linear.design import Beyond, Design, Terms, static_columns
@@ -65,7 +65,9 @@ def init(
     none, count = jnp.zeros((*front, size - 1), dtype), jnp.zeros(front, jnp.result_type(int))
     summed = jnp.zeros((*front, size, size), dtype)
     gram = route.form == "gram"
-    return Rows(none, summed, none, count, count, bool(intercept), targets or 1, gram, folds, targets is None)
+    return Rows(
+        none, summed, none, count, count, as_flag("intercept", intercept), targets or 1, gram, folds, targets is None
+    )
 
 
 def update(rows: Rows, X: Float[Array, "n d"], y: Float[Array, "n t"], weights: Array | None = None) -> Rows:
@@ -251,7 +253,7 @@ def of_triangle(
     beyond = Beyond(
         (rows.rows - R.shape[0]).astype(R.dtype), rss, None if rows.rounded else largest, gram, rows.rounded
     )
-    terms = Terms(rows.intercept, bool(standardize), tuple(free.tolist()), rows.single)
+    terms = Terms(rows.intercept, as_flag("standardize", standardize), tuple(free.tolist()), rows.single)
     problem = Design(X=X, Z=Z, y=y, weights=None, penalty=penalty, terms=terms, beyond=beyond)
     spectrum = from_design(problem).without_rows()
     if not gram:

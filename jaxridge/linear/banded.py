@@ -64,6 +64,7 @@ class BandedFit(Model):
     score_found: Float[Array, "*t"] | None = None
     names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
+    @verb()
     def predict(self, X: Any) -> Float[Array, "n *t"]:
         """Predictions (n,) or (n, t) for new rows (n, d)."""
         return predict("X", X, self.coef, self.intercept, self.names)

@@ -66,6 +66,7 @@ class RidgePosterior(Record):
     factored: Any = eqx.field(repr=False)
     names: tuple[str, ...] | None = eqx.field(static=True, repr=False, default=None)
 
+    @verb()
     def predict(self, X: Any) -> Float[Array, "m *t"]:
         """The mean of Xw + b for new rows, the ridge prediction."""
         return predict("X", X, self.coef, self.intercept, self.names)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.checks import as_floats
+from jaxridge.core.checks import as_flag, as_floats, names_of
 from jaxridge.core.factored import Problem
 from jaxridge.core.numbers import exponent, filled, matmul, power_of_two
 from jaxridge.core.types import Array, Float
@@ -133,6 +133,7 @@ def checked(
     unpenalized: int | tuple[int, ...] = (),
 ) -> tuple[Data, Terms]:
     """Arrays and static terms of a problem. Shapes and dtypes are checked here, values never."""
+    names = names_of(X) or ()
     X, y = as_floats("X", X, (2,)), as_floats("y", y, (1, 2))
     (n, d), single = X.shape, y.ndim == 1
     if n == 0:
@@ -148,10 +149,11 @@ def checked(
         penalty = as_floats("penalty", penalty, (1,)).astype(dtype)
         if penalty.shape != (d,):
             raise ValueError(f"penalty has shape {penalty.shape}; one positive number per column of X: ({d},).")
-    free = static_columns(unpenalized, d)
+    intercept, standardize = as_flag("intercept", intercept), as_flag("standardize", standardize)
+    free = static_columns(unpenalized, d, names)
     if intercept + len(free) > n:
         raise ValueError(f"unpenalized: {intercept + len(free)} columns without a penalty, but X has {n} rows.")
-    terms = Terms(bool(intercept), bool(standardize), free, single)
+    terms = Terms(intercept, standardize, free, single)
     return Data(X.astype(dtype), y.astype(dtype).reshape(n, -1), weights, penalty), terms
 
 
@@ -187,12 +189,13 @@ def make_design(X: Any, y: Any, **problem: Unpack[Options]) -> Design:
     return design_of(*checked(X, y, **problem))
 
 
-def static_columns(unpenalized: Any, d: int) -> tuple[int, ...]:
-    """``unpenalized`` as sorted, distinct column numbers in 0..d-1."""
-    columns = (unpenalized,) if isinstance(unpenalized, int) else tuple(unpenalized)
+def static_columns(unpenalized: Any, d: int, names: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """``unpenalized`` as sorted, distinct column numbers in 0..d-1; names are those of a data frame."""
+    columns = (unpenalized,) if isinstance(unpenalized, int | str) else tuple(unpenalized)
+    columns = tuple(names.index(j) if j in names else j for j in columns)
     for j in columns:
         if isinstance(j, bool) or not isinstance(j, int | np.integer) or not -d <= j < d:
-            raise ValueError(f"unpenalized names column {j!r}; use whole numbers below {d}, the columns of X.")
+            raise ValueError(f"unpenalized names column {j!r}; use whole numbers below {d}, or names that X has.")
     return tuple(sorted({int(j) % d for j in columns}))
 
 

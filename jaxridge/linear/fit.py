@@ -15,6 +15,7 @@ from jaxridge.core.numbers import lam_grid, matmul
 from jaxridge.core.report import table
 from jaxridge.core.results import messages
 from jaxridge.core.types import Array, Bool, Float, Lam
+from jaxridge.core.verbs import verb
 from jaxridge.linear.design import Design
 
 __all__ = ["Fit", "LinearFactored", "predict", "span_of"]
@@ -36,6 +37,7 @@ class Fit(Model):
     result: Any
     names: tuple[str, ...] | None = eqx.field(static=True, default=None)  # of the columns, if X was a data frame
 
+    @verb()
     def predict(self, X: Any) -> Float[Array, "n *t"]:
         """Predictions (n,) or (n, t) for new rows (n, d); columns of a data frame are found by their names."""
         return predict("X", X, self.coef, self.intercept, self.names)

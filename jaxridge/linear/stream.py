@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge import select
-from jaxridge.core.checks import as_lams
+from jaxridge.core.checks import as_flag, as_lams
 from jaxridge.core.implicit import first_order_only, linear_root
 from jaxridge.core.numbers import filled, matmul, safe_divide
 from jaxridge.core.rows import blocks, count, map_rows, sum_rows
@@ -74,7 +74,12 @@ def init(
     >>> print(stream.finish(rows).coef(jnp.array(2.0))[:, 0].round(4))
     [1. 2.]
     """
-    kind = {"intercept": bool(intercept), "dtype": dtype or jnp.result_type(float), "gram": gram, "folds": folds}
+    kind = {
+        "intercept": as_flag("intercept", intercept),
+        "dtype": dtype or jnp.result_type(float),
+        "gram": gram,
+        "folds": folds,
+    }
     return (host if on_host else accumulator).init(features, targets, **kind)
 
 

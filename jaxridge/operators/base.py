@@ -60,6 +60,10 @@ class Operator(lx.AbstractLinearOperator):
             raise ValueError(f"vector is {x.dtype}; give a real floating one (of a complex x, x.real and x.imag).")
         return _product(self, x)
 
+    def __matmul__(self, other: Any) -> Any:
+        """A x for an array, the composition with another operator."""
+        return super().__matmul__(other) if isinstance(other, lx.AbstractLinearOperator) else self.mv(other)
+
     def transpose(self) -> "Operator":
         return self if self.symmetric else Transpose(self.codomain, self.domain, self)
 
@@ -164,6 +168,8 @@ def structure(shape: Sequence[int], dtype: Any = None) -> jax.ShapeDtypeStruct:
 
 def image_shape(shape: Any, dims: Sequence[int]) -> Shape:
     """A shape of one of those numbers of axes, a whole number for one axis, or a ``ValueError``."""
+    if np.ndim(shape) > 1:
+        raise ValueError(f"shape is an array of shape {np.shape(shape)}; write that shape itself.")
     found = (int(shape),) if np.ndim(shape) == 0 else tuple(int(n) for n in shape)
     if len(found) not in dims or min(found, default=0) < 1:
         raise ValueError(f"shape is {shape}; give {' or '.join(map(str, dims))} positive lengths, such as (64, 64).")

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxridge.core.types import Array, Float
+from jaxridge.core.verbs import verb
 from jaxridge.operators.base import Operator, Shape, along, image_shape, known, kronecker, real_array, structure
 
 Boundary = Literal["zero", "periodic", "reflective"]
@@ -154,6 +155,7 @@ class Blur(Operator):
         return in_basis(symbol, self.boundary == "periodic")
 
 
+@verb()
 def blur(shape: Any, psf: Any, *, boundary: Boundary = "reflective", symmetric: bool | None = None) -> Blur:
     """Blur by a point spread function p: (A x)[i] = Σ_k p[k] x[i − k], k counted from the centre of p.
 
@@ -262,6 +264,7 @@ def _banded(taps: Float[Array, " p"], n: int, boundary: str) -> Float[Array, "n 
     return jnp.zeros((n, n), taps.dtype).at[rows, columns].add(entries, mode="drop")
 
 
+@verb()
 def gaussian_blur(
     shape: Any, width: Any, *, boundary: Boundary = "reflective", radius: int | Sequence[int] | None = None
 ) -> GaussianBlur:

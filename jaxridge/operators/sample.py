@@ -64,4 +64,11 @@ def function(fn: Callable[[Any], Any], shape: Any, dtype: Any = None) -> lx.Func
     if isinstance(shape, int):
         shape = (shape,)
     plain = isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)
-    return lx.FunctionLinearOperator(fn, structure(shape, dtype) if plain else shape)
+    x = structure(shape, dtype) if plain else shape
+    try:
+        jax.eval_shape(jax.linear_transpose(fn, x), jax.eval_shape(fn, x))
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError("fn gives x to a function of NumPy or SciPy; write it with jax.numpy or jax.scipy.") from error
+    except NotImplementedError as error:
+        raise ValueError(f"fn has no adjoint, for it is not linear in x ({error}); pass a linear function.") from error
+    return lx.FunctionLinearOperator(fn, x)

@@ -56,7 +56,12 @@ def as_loss(loss: Any) -> losses.Loss:
     if isinstance(loss, str):
         known = loss if loss in losses.__all__ else "huber"
         raise ValueError(f"loss is {loss!r}; pass the function, losses.{known} of jaxridge.losses.")
-    return as_function("loss", loss, "one of jaxridge.losses, such as losses.huber")
+    return as_function("loss", loss, "a function of jaxridge.losses, losses.huber or losses.scaled(losses.huber, 2.0)")
+
+
+def as_jacobian(jacobian: Any) -> Any:
+    """None, or a function of a function."""
+    return None if jacobian is None else as_function("jacobian", jacobian, "None, jax.jacfwd or jax.jacrev")
 
 
 def as_bounds(bounds: Any, x0: Any) -> Any:
@@ -70,6 +75,7 @@ def as_bounds(bounds: Any, x0: Any) -> Any:
         raise ValueError(f"bounds is one array of shape {bounds.shape}; pass {pair}: (bounds[:, 0], bounds[:, 1]).")
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ValueError(f"bounds has {_size(bounds)}; pass {pair}, not a pair for each variable.")
+    bounds = type(bounds)(_without_none(side, end) for side, end in zip(bounds, (-jnp.inf, jnp.inf), strict=True))
     sides = [side for side in bounds if isinstance(side, tuple | list)]
     if not sides or not isinstance(x0, np.ndarray | jax.Array):
         return bounds
@@ -77,6 +83,11 @@ def as_bounds(bounds: Any, x0: Any) -> Any:
     if (isinstance(bounds, list) and isinstance(sides[0], tuple)) or any(len(side) != x0.size for side in sides):
         raise ValueError(f"bounds has a pair for each variable, or as many numbers as x0 has not; pass {pair}.")
     return tuple(jnp.asarray(side, x0.dtype) if isinstance(side, tuple | list) else side for side in bounds)
+
+
+def _without_none(side: Any, end: float) -> Any:
+    """One side of the bounds, its None as that infinity."""
+    return jax.tree.map(lambda bound: end if bound is None else bound, side, is_leaf=lambda bound: bound is None)
 
 
 class WithoutAux(eqx.Module):
@@ -111,16 +122,29 @@ def _size(bounds: Any) -> str:
     return f"{len(bounds)} entries" if isinstance(bounds, tuple | list) else f"the type {type(bounds).__name__}"
 
 
-def refuse_square(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> None:
-    """``ValueError`` where a residual is square because a column (n, 1) met a vector (n,)."""
+def shapes_of(name: str, fn: Callable[[Any, Any], Any], x: Any, args: Any) -> Any:
+    """What a function returns, in shapes, or a ``ValueError`` where it is not one that JAX can trace."""
     try:
-        shapes = jax.eval_shape(residual, x, args)
+        return jax.eval_shape(fn, x, args)
     except jax.errors.TracerArrayConversionError as error:
         raise ValueError(
-            "residual gives its parameters to a function of NumPy, which has no derivatives; write that of jax.numpy, "
+            f"{name} gives its parameters to a function of NumPy, which has no derivatives; write that of jax.numpy, "
             "such as jnp.exp for np.exp."
         ) from error
-    for leaf in jax.tree.leaves(shapes):
+    except jax.errors.ConcretizationTypeError as error:
+        raise ValueError(
+            f"{name} needs the values of its parameters in Python, as if, float() and int() do; write jnp.where for "
+            "if, and leave float() and int() out."
+        ) from error
+    except TypeError as error:
+        if args is not None or "NoneType" not in str(error):
+            raise
+        raise ValueError(f"{name} was called with args=None, and says {error}; pass its data as args.") from error
+
+
+def refuse_square(residual: Callable[[Any, Any], Any], x: Any, args: Any) -> None:
+    """``ValueError`` where a residual is square because a column (n, 1) met a vector (n,)."""
+    for leaf in jax.tree.leaves(shapes_of("residual", residual, x, args)):
         shape = jnp.shape(leaf)
         if len(shape) == 2 and shape[0] == shape[1] > 1 and _crossed(residual, x, args, shape[0]):
             raise ValueError(

@@ -24,6 +24,8 @@ def as_real(name: str) -> Callable[[Any], Array]:
     """What makes a leaf a floating array, or refuses a complex one by that name."""
 
     def convert(leaf: Any) -> Array:
+        if isinstance(leaf, str):
+            raise ValueError(f"{name} is {leaf!r}; pass numbers.")
         leaf = jnp.asarray(leaf)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise ValueError(f"{name} is complex; pass real and imaginary parts as two leaves instead.")
@@ -41,13 +43,14 @@ def flat_like(name: str, tree: Any, x0: Any, dtype: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(part, dtype), jnp.shape(leaf)).ravel()
 
     try:
-        full = jax.tree.map(
-            beside,
-            x0,
-            jax.tree.broadcast(tree, x0),
-        )
+        tree = jax.tree.broadcast(tree, x0)
+    except ValueError:
+        found, wanted = (str(jax.tree.structure(t)).removeprefix("PyTreeDef(").removesuffix(")") for t in (tree, x0))
+        raise ValueError(f"{name} is {found} where x0 is {wanted}; write one number, or a tree like x0.") from None
+    try:
+        full = jax.tree.map(beside, x0, tree)
     except ValueError as error:
-        raise ValueError(f"{name} does not have the structure of x0 ({jax.tree.structure(x0)}): {error}") from None
+        raise ValueError(f"{name} does not have the shapes of x0: {error}") from None
     return jnp.concatenate([leaf for leaf in jax.tree.leaves(full)])
 
 

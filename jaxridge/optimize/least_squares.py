@@ -23,7 +23,7 @@ from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Int, Scalar
 from jaxridge.core.verbs import verb
 from jaxridge.optimize import loop, verdict
-from jaxridge.optimize.arguments import WithoutAux, as_bounds, as_model, as_nonlinear_solver
+from jaxridge.optimize.arguments import WithoutAux, as_bounds, as_model, as_nonlinear_solver, shapes_of
 from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.derivative import Derivative, full_hessian, gauss_newton
 from jaxridge.optimize.flat import (
@@ -205,6 +205,7 @@ def minimize(
     fn, x0 = as_model("fn", fn), jax.tree.map(as_real("x0"), x0)
     bounds = as_bounds(bounds, x0)
     tol = tolerances(x0, ftol, xtol, gtol, max_steps)
+    shapes_of("fn", fn, x0, args)
     return _minimize(fn, x0, args, bounds, as_arrays(solver), tol, derivative, callback)
 
 

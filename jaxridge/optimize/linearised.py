@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxridge.core.report import Record
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
-from jaxridge.optimize.arguments import as_model, as_solution
+from jaxridge.optimize.arguments import as_model, as_solution, shapes_of
 from jaxridge.optimize.flat import flat_residual
 from jaxridge.optimize.least_squares import Solution
 
@@ -50,6 +50,7 @@ def linearised(
 
 @eqx.filter_jit
 def _linearised(residual: Any, value: Any, args: Any, jacobian: Any) -> Linearised:
+    shapes_of("residual", residual, value, args)
     flat, restore = ravel_pytree(value)
     fn = flat_residual(residual, restore, args, flat.dtype)
     return Linearised(fn(flat), jnp.asarray(jacobian(fn)(flat)))

@@ -56,6 +56,8 @@ def scaled(loss: Loss, scale: float) -> Loss:
     >>> print(losses.scaled(losses.huber, 2.0)(jnp.array(16.0)))
     12.0
     """
+    if not callable(loss):
+        raise ValueError(f"loss is {loss!r}; pass the function, such as losses.huber.")
 
     def rho(z: Array) -> Array:
         return scale * scale * loss(z / (scale * scale))

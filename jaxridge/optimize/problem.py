@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.types import Array
-from jaxridge.optimize.arguments import as_bounds, as_loss, as_model, as_nonlinear_solver, refuse_square, say_outside
+from jaxridge.optimize.arguments import (
+    as_bounds,
+    as_jacobian,
+    as_loss,
+    as_model,
+    as_nonlinear_solver,
+    refuse_square,
+    say_outside,
+)
 from jaxridge.optimize.control import LevenbergMarquardt, TrustRegion
 from jaxridge.optimize.derivative import Derivative, full_hessian
 from jaxridge.optimize.flat import as_real, closed, flat_box, flat_like, flat_residual, flatten, has_forward_mode
@@ -109,6 +117,7 @@ def make_problem(
     if bounds is not None:
         say_outside(x0, flat_box(bounds, x0, flatten("x0", x0)[0]))
     lam = None if isinstance(lam, int | float) and lam == 0 else jnp.asarray(lam)
+    jacobian = as_jacobian(jacobian)
     tol = tolerances(x0, ftol, xtol, gtol, max_steps)
     return NonlinearProblem(residual, x0, args, lam, x_ref, bounds, as_arrays(solver), tol, loss, jacobian, derivative)
 

@@ -23,8 +23,9 @@ from jaxridge.core.numbers import exponent, matmul, poison, power_of_two, safe_d
 from jaxridge.core.report import Record, table
 from jaxridge.core.results import RESULTS, messages
 from jaxridge.core.types import Array, Bool, Float, Scalar
+from jaxridge.core.verbs import verb
 from jaxridge.linalg import secular
-from jaxridge.optimize.arguments import as_solution
+from jaxridge.optimize.arguments import as_solution, shapes_of
 from jaxridge.optimize.flat import flat_residual
 from jaxridge.optimize.least_squares import Solution, converged
 from jaxridge.optimize.losses import Loss, linear
@@ -95,6 +96,7 @@ def _band(
     return centre, centre - half, centre + half
 
 
+@verb()
 @eqx.filter_jit
 def uncertainty(
     residual: Callable[[Any, Any], Any], solution: Solution, args: Any = None, *, sigma: Any = None, loss: Loss = linear
@@ -128,6 +130,7 @@ def uncertainty(
         raise ValueError("uncertainty: sigma says too little about a fit with a robust loss; leave it out.")
     flat, restore = ravel_pytree(as_solution("solution", solution).value)
     free = ~ravel_pytree(solution.active)[0]
+    shapes_of("residual", residual, solution.value, args)
     fn = flat_residual(residual, restore, args, flat.dtype)
     r = fn(flat)
     J = (jax.jacrev if r.shape[0] < flat.shape[0] else jax.jacfwd)(fn)(flat)

@@ -12,8 +12,13 @@ from jaxridge.core.factored import Factored
 from jaxridge.core.report import Record, brief, table
 from jaxridge.core.results import messages
 from jaxridge.core.types import Array, Bool, Float, Int, Lam
+from jaxridge.core.verbs import verb
 
 __all__ = ["Choice", "Path", "ends"]
+
+
+def _predict_options(*, memory: int | None = None) -> None:
+    """What `predict` of a kernel model takes besides points."""
 
 
 class Path(Record):
@@ -50,10 +55,16 @@ class Path(Record):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in ("lams", "fits", "factored"):
             raise AttributeError(name)
+        if not hasattr(self.fits, name):
+            return super().__getattr__(name)
         return getattr(self.fits, name)
 
     def __getitem__(self, index: Any) -> Any:
         """The model at one λ; the path of a slice, or of an array of indices."""
+        if isinstance(index, str | float):
+            raise ValueError(
+                f"path[{index!r}] is no place in the grid; write path[2] for the third λ, path.at(lam) for any."
+            )
         lams, fits = self.lams[index], self.fits.taken(index)
         return fits if lams.ndim < self.lams.ndim else Path(lams, fits, self.factored)
 
@@ -69,6 +80,7 @@ class Path(Record):
         """The same with names of columns."""
         return Path(self.lams, self.fits.with_names(names), self.factored)
 
+    @verb(_predict_options)
     def predict(self, X: Any, **options: Any) -> Float[Array, "k n *t"]:
         """Predictions at every λ: (k, n) or (k, n, t)."""
         fits, names = self.fits, getattr(self.fits, "names", None)
@@ -128,10 +140,12 @@ class Choice(Record):
         """The standard error of that score, NaN for a rule without one."""
         return self._taken(jnp.full_like(self.scores, jnp.nan) if self.spread is None else self.spread)
 
+    @verb(_predict_options)
     def predict(self, X: Any, **options: Any) -> Array:
         """Predictions of the model that was chosen."""
         return self.fit.predict(X, **options)
 
+    @verb()
     def score(self, X: Any, y: Any, *, weights: Any = None) -> Float[Array, "*t"]:
         """R² of that model, as `Fit.score`."""
         return self.fit.score(X, y, weights=weights)
@@ -140,10 +154,10 @@ class Choice(Record):
         """The scores about the chosen λ, what is to be known of the choice, and the model, as text."""
         if self.lam.ndim or self.scores.ndim > 1:
             raise ValueError("summary prints one choice; choose for one column of y.")
-        index = int(self.index)
+        index, taken = int(self.index), not bool(jnp.isnan(self.lam))
         near = range(max(0, index - 2), min(len(self.lams), index + 3))
         spread = dict.fromkeys(near) if self.spread is None else self.spread
-        rows = [("->" if k == index else "", self.lams[k], self.scores[k], spread[k]) for k in near]
+        rows = [("->" if k == index and taken else "", self.lams[k], self.scores[k], spread[k]) for k in near]
         said = "" if self.assessment is None else self.assessment.summary()
         parts = [table(("", "lam", "score", "std err"), rows), self.message(), said, self.fit.summary()]
         return "\n\n".join(filter(None, parts))
@@ -153,6 +167,9 @@ class Choice(Record):
         said = messages(self.fit.result)
         if said:
             return " ".join(said)
+        invalid = int(jnp.sum(~(self.lams >= 0)))
+        if invalid:
+            said.append(f"{invalid} of {self.lams.size} lams are negative or NaN and have no score: use lams >= 0.")
         if bool(jnp.any(self.at_edge)):
             low, high = (float(end) for end in ends(self.lams.ravel()))
             said.append(

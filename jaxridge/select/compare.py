@@ -29,7 +29,13 @@ class Comparison(Record):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in ("names", "choices"):
             raise AttributeError(name)
+        if not hasattr(self.choices[self.names[0]].fit, name):
+            return super().__getattr__(name)
         return jnp.stack([getattr(self.choices[rule].fit, name) for rule in self.names])
+
+    def __getitem__(self, rule: str) -> Choice:
+        """The choice of one rule."""
+        return self.choices[rule]
 
     @property
     def spread(self) -> Array:

@@ -18,6 +18,7 @@ from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Factored, Problem
 from jaxridge.core.numbers import poison
 from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.verbs import verb
 
 __all__ = ["aic", "aicc", "bic", "cp", "figures"]
 
@@ -32,6 +33,7 @@ def _deviance(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " 
     return n * (logs + 1.0) - jnp.sum(jnp.where(used, jnp.log(jnp.where(used, problem.weights, 1.0)), 0.0))
 
 
+@verb()
 def aic(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Akaike's criterion, −2 log L + 2 dof. Equals ``statsmodels``' OLS ``aic`` at λ = 0. Akaike (1974).
 
@@ -43,6 +45,7 @@ def aic(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     return _deviance(problem, factored, lam) + 2.0 * factored.dof(lam)
 
 
+@verb()
 def aicc(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """`aic` for few rows, + 2 dof (dof + 1)/(n − dof − 1); infinite where that has no rows left. Sugiura (1978)."""
     dof = factored.dof(lam)
@@ -51,6 +54,7 @@ def aicc(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     return aic(problem, factored, lam) + price
 
 
+@verb()
 def bic(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Schwarz's criterion, −2 log L + dof log n. Equals ``statsmodels``' OLS ``bic`` at λ = 0. Schwarz (1978)."""
     return _deviance(problem, factored, lam) + factored.dof(lam) * jnp.log(problem.rows())

@@ -13,6 +13,7 @@ from jaxridge.core.checks import as_floats
 from jaxridge.core.factored import Factored, Problem
 from jaxridge.core.numbers import poison, ratio, safe_divide
 from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.verbs import verb
 from jaxridge.select.constraint import lam_of_residual
 
 __all__ = ["discrepancy", "l_curve", "predictive_risk", "quasi_optimality"]
@@ -20,6 +21,16 @@ __all__ = ["discrepancy", "l_curve", "predictive_risk", "quasi_optimality"]
 
 def _noise(noise: Any) -> Array:
     return as_floats("noise", noise, (0, 1))
+
+
+def noise_of(noise: Array, problem: Problem) -> Array:
+    """The variance as the problem takes it, a number or one for each target, or a ``ValueError``."""
+    if noise.ndim and noise.shape != problem.y.shape[1:]:
+        raise ValueError(
+            f"noise has shape {noise.shape}; pass one variance, or one for each target: where it differs between "
+            "measurements write weights=1 / variance and noise=1.0."
+        )
+    return noise.astype(problem.y.dtype)
 
 
 class Discrepancy(eqx.Module):
@@ -33,7 +44,7 @@ class Discrepancy(eqx.Module):
     def target(self, problem: Problem) -> Float[Array, " t"]:
         """safety² · m · σ²."""
         dtype = problem.y.dtype
-        size = jnp.square(self.safety.astype(dtype)) * self.noise.astype(dtype) * problem.rows()
+        size = jnp.square(self.safety.astype(dtype)) * noise_of(self.noise, problem) * problem.rows()
         return jnp.broadcast_to(size.astype(problem.y.dtype), problem.y.shape[1:])
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
@@ -69,7 +80,7 @@ class PredictiveRisk(eqx.Module):
 
     def __call__(self, problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
         m = problem.rows()
-        rss, noise = factored.rss(lam), self.noise.astype(problem.y.dtype)
+        rss, noise = factored.rss(lam), noise_of(self.noise, problem)
         # Where there is no residual, or no such noise, the derivative in the noise is none either.
         noise = poison(noise, (noise >= 0) & ~jnp.isnan(rss))
         return (rss - 2.0 * noise * jnp.atleast_1d(factored.residual_dof(lam))) / m + noise
@@ -89,6 +100,7 @@ def predictive_risk(noise: Any) -> PredictiveRisk:
     return PredictiveRisk(_noise(noise))
 
 
+@verb()
 def l_curve(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Minus the curvature of (log ‖r‖, log ‖Lx‖) along λ: its least value marks the corner of the L.
 
@@ -113,6 +125,7 @@ def l_curve(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"
     return jnp.where((rho > 0) & (norm > 0) & (lam > 0) & jnp.isfinite(lam), -curvature, jnp.nan)
 
 
+@verb()
 def quasi_optimality(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """‖λ d(Lx)/dλ‖²: the λ at which the solution answers least to a change of log λ.
 

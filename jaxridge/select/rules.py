@@ -18,6 +18,7 @@ from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.factored import Factored, Problem
 from jaxridge.core.numbers import filled, matmul, poison, ratio
 from jaxridge.core.types import Array, Float, Lam
+from jaxridge.core.verbs import verb
 from jaxridge.select.partition import Partition, labelled, partition, split
 
 __all__ = [
@@ -82,6 +83,7 @@ def leave_one_out(loss: Loss = jnp.square) -> LeaveOneOut:
 loo = leave_one_out()
 
 
+@verb()
 def gcv(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Generalised cross-validation, n · rss / (n − dof)², with n the rows of positive weight.
 
@@ -138,6 +140,7 @@ def marginal_likelihood(noise: Any = None, *, restricted: bool = True) -> Margin
 evidence = marginal_likelihood()
 
 
+@verb()
 def misclassification(problem: Problem, factored: Factored, lam: Lam) -> Float[Array, " t"]:
     """Share of rows that the fit without them puts into a wrong class; one number for all targets.
 
@@ -206,6 +209,7 @@ class PreparedKFold(eqx.Module):
         return jnp.mean(losses, axis=0), _standard_error(losses, None)
 
 
+@verb()
 def kfold(
     folds: int = 5,
     *,

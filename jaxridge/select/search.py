@@ -1,5 +1,6 @@
 """The search over a grid: score every λ by a rule, pick one, and move on to the optimum beside it."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from jaxridge.linalg import secular
 from jaxridge.select.choice import ends
 from jaxridge.select.information import aic, aicc, bic
 from jaxridge.select.noise import l_curve, quasi_optimality
-from jaxridge.select.rules import gcv, holdout, kfold
+from jaxridge.select.rules import gcv, kfold
 
 
 def needs_leverages(rule: Any) -> bool:
@@ -30,8 +31,13 @@ def needs_leverages(rule: Any) -> bool:
 
 def bind(rule: Callable[..., Array], factored: Factored) -> Any:
     """The rule with its preparations for this problem made, if it has any."""
-    if rule is kfold or rule is holdout:
-        raise ValueError(f"rule is select.{rule.__name__} itself; call it, as in select.kfold(5).")
+    if inspect.isfunction(rule) and rule.__module__.startswith("jaxridge.select"):
+        takes = inspect.signature(rule).parameters.values()
+        if "problem" not in [parameter.name for parameter in takes]:
+            needed = [parameter.name for parameter in takes if parameter.default is parameter.empty]
+            example = "5" if rule is kfold else ", ".join(needed)
+            name = f"select.{rule.__name__}"
+            raise ValueError(f"rule is {name} itself; call it, as in {name}({example}).")
     rule = as_function("rule", rule, "select.loo, select.gcv, select.kfold(5) or another of jaxridge.select")
     prepare = getattr(rule, "prepare", None)
     return rule if prepare is None else prepare(factored)
