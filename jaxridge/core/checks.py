@@ -29,7 +29,7 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
         except ValueError:
             raise ValueError(f"{name} has rows of unequal length; every row needs a number for every column.") from None
     if array.dtype.kind == "O" and array.ndim == 0:
-        raise ValueError(f"{name} is of type {type(x).__name__}; pass an array of numbers.")
+        raise ValueError(f"{name} holds values that are not numbers ({type(x).__name__}); pass an array of them.")
     if array.dtype.kind == "O" and all(
         isinstance(value, float | int | np.number | np.bool_) for value in np.ravel(array)
     ):
