@@ -56,7 +56,10 @@ class Path(Record):
         if name.startswith("_") or name in ("lams", "fits", "factored"):
             raise AttributeError(name)
         if not hasattr(self.fits, name):
-            return super().__getattr__(name)
+            try:
+                return super().__getattr__(name)
+            except AttributeError as error:  # fields of the models are those of the path too
+                raise AttributeError(str(error).replace("write fits.", "write ")) from None
         return getattr(self.fits, name)
 
     def __getitem__(self, index: Any) -> Any:
