@@ -40,7 +40,7 @@ _LESS = 0.95  # than the last step's, or what a step promises is jitter; heurist
 _FENCED_LESS = 0.99  # the same where steps are kept short, so that promises fall slowly,
 _SETTLED = 1e-2  # down to that part of what rounding hides; heuristic
 _FENCES = 5  # that came back without a gain beyond rounding in between: it runs in circles; heuristic
-VAGUE = 1e-3  # of the cost, which rounding may hide in a run that counts as converged without a question
+VAGUE = 1e-2  # of the cost, which rounding may hide in a run that counts as converged without a question
 ROUGH = 3.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
 
 BEGIN, SEEN, BLIND, FENCED = range(4)

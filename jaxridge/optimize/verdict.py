@@ -23,6 +23,7 @@ from jaxridge.optimize.loop import ROUGH, Box, State
 from jaxridge.optimize.objective import Objective, Stored, SumOfSquares, qr
 from jaxridge.optimize.small import every, total
 
+_SHARP = 1e-3  # of the cost: if rounding hides more, H alone proves no minimum from which steps lead away; heuristic
 _VISIBLE = 30.0  # times what rounding hides; heuristic
 
 # Verdicts, beside those of the loop.
@@ -110,7 +111,8 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     # What J alone would have moved has to rise as the parabola says, where that can be seen: or it runs to infinity.
     norms = jnp.sqrt(jnp.abs(jnp.diagonal(H)))
     leaning = free & (jnp.square(g) > 2 * noise * jnp.square(norms))
-    q = -jnp.where(leaning, solve_triangular(L, c, trans=1, lower=True) / h, 0.0)
+    newton = -solve_triangular(L, c, trans=1, lower=True) / h
+    q = jnp.where(leaning, newton, 0.0)
     seen = jnp.sqrt(_VISIBLE * noise / jnp.maximum(total(q * matmul(H + S, q)) / 2, jnp.finfo(x.dtype).tiny))
     beyond = x + local.unit * (seen * q)
     beyond = beyond if box is None else box.clip(beyond)
@@ -122,7 +124,9 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     evaporated = (jnp.any(idle & state.alive) & every(free)) | (~jnp.any(idle) & ~determined & lost)
     settled = jnp.ones((), bool)
     if isinstance(factor, steps.Triangle):
-        settled = firm | _little(state, factor.restricted(free).newton())
+        sharp = state.local.noise.gain <= _SHARP * jnp.abs(state.point.cost)
+        proven = firm & (~doubt | sharp | _little(state, newton))
+        settled = proven | _little(state, factor.restricted(free).newton())
         if stored is factor:
             settled = settled | (state.stop < loop.JITTER)
     jitter = (state.stop == loop.JITTER) & ~_unproven(objective, state)
