@@ -39,8 +39,9 @@ training: .venv/installed-dev
 
 # Margins and corners in every derivative, unit and dtype, of which `make test` judges one of each kind.
 corners: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/linear/test_stream.py tests/linear/test_mesh.py tests/select/test_compare.py \
-		tests/inverse/test_sparse_ridge.py tests/kernel_methods/test_svm.py tests/kernel_methods/test_krylov.py --whole
+	$(BIN)/python -m pytest -n 2 tests/linear/test_sparse.py tests/linear/test_stream.py tests/linear/test_mesh.py \
+		tests/select/test_compare.py tests/inverse/test_inverse.py tests/inverse/test_sparse_ridge.py \
+		tests/kernel_methods/test_svm.py tests/kernel_methods/test_krylov.py --whole
 
 # Posteriors, risk, bands and tuning, every row, of which `make test` judges one of each kind.
 bayes: .venv/installed-dev

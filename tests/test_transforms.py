@@ -150,7 +150,7 @@ def both_products(*args):
     return forward_over_reverse(*args), reverse_over_reverse(*args)
 
 
-@pytest.mark.parametrize("name", ["tall", "wide", "repeated"])
+@pytest.mark.parametrize("name", ["tall", pytest.param("wide", marks=pytest.mark.whole), "repeated"])
 def test_hessian_vector_products_of_coefficients(name):
     """Second order in everything at once, forward over reverse and reverse over reverse."""
     args = (*PROBLEMS[name], jnp.asarray(0.7))
@@ -214,7 +214,9 @@ def second_and_mixed(*args):
     return second(*args), mixed(*args)
 
 
-@pytest.mark.parametrize(("name", "order"), [("tall", second_and_curved), ("wide", second_and_mixed)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("tall", second_and_curved), pytest.param("wide", second_and_mixed, marks=pytest.mark.whole)]
+)
 def test_second_order_in_lam_and_y_and_mixed_once_in_X(name, order):
     """dof, leverages, leave-one-out and logdet: every order in λ and y, mixed with the first in X."""
     args = (*PROBLEMS[name], jnp.asarray(0.7))

@@ -359,7 +359,7 @@ def brute_summary(A, b, lam, L, x_ref, w, Z):
     return OF @ jnp.stack([x @ jnp.cos(jnp.arange(1.0 * A.shape[1])), r @ (w * r), norm, rest])
 
 
-@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("products", [False, pytest.param(True, marks=pytest.mark.whole)])
 def test_derivatives_to_second_order_in_everything(products):
     rng = np.random.default_rng(7)
     A = jnp.asarray(rng.standard_normal((9, 6)) * 0.6 ** np.arange(6))

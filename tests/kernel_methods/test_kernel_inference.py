@@ -58,7 +58,7 @@ def test_a_linear_kernel_is_ridge_inference():
     for band in ("confidence", "prediction"):
         np.testing.assert_allclose(getattr(found, band)(NEW), getattr(ridge, band)(NEW), rtol=1e-8)
     text = str(found)
-    assert all(word in text for word in ("Linear", "sigma", "norm", "aic", "std err of f, median"))
+    assert all(word in text for word in ("Linear", "sigma", "norm", "AIC", "std err of f, median"))
 
 
 def test_bands_cover_the_expectation():

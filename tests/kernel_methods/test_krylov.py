@@ -132,7 +132,7 @@ ARGS = (SCALE, Y, LAMS, X, WEIGHTS)
 DIRECTION = tuple(0.1 * jnp.asarray(np.sin(1.0 + np.arange(a.size))).reshape(a.shape) for a in ARGS)
 
 
-@pytest.mark.parametrize("solver", [small, smaller])
+@pytest.mark.parametrize("solver", [small, pytest.param(smaller, marks=pytest.mark.whole)])
 def test_derivatives_of_both_orders_equal_those_of_dense_algebra(solver):
     ours = derivatives(
         lambda s, y, lams, x, w: numbers(path_of(solver(), kernels.Matern32(s), x, y, lams, w)), ARGS, DIRECTION

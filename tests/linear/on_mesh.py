@@ -1,4 +1,4 @@
-"""Ridge on rows of as many devices as its arguments say, of both kinds of mesh.
+"""Ridge on meshes that its arguments name, each by its kind and how many devices it has.
 
 Run by test_mesh.py in a process with eight devices.
 """
@@ -96,7 +96,6 @@ def check(kind, devices):
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    for kind in (AxisType.Auto, AxisType.Explicit):
-        for devices in map(int, sys.argv[1:]):
-            check(kind, devices)
+    for kind, devices in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        check(AxisType[kind], int(devices))
     print("all agree")

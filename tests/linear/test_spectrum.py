@@ -188,8 +188,9 @@ def test_a_triangle_is_the_whole_problem():
     got, want = (some(lambda spectrum: spectrum, exits, spectrum, lams) for spectrum in (triangle, whole))
     for exit in exits:
         np.testing.assert_allclose(got[exit], want[exit], rtol=1e-11, atol=1e-13, err_msg=exit)
-    for exit in ("residual", "one_minus_leverage", "loo_residual"):
-        with pytest.raises(ValueError, match=f"{exit} needs the rows of X.*gcv"):
+    missing = {"residual": "residual", "one_minus_leverage": "leave-one-out", "loo_residual": "leave-one-out"}
+    for exit, words in missing.items():
+        with pytest.raises(ValueError, match=f"{words} needs the rows of X.*gcv"):
             getattr(triangle, exit)(jnp.asarray(1.0))
 
 

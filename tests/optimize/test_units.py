@@ -27,7 +27,7 @@ def decay(x, y):
     return x[0] * jnp.exp(-x[1] * T.astype(x.dtype)) - y
 
 
-SAMPLE = {("LM", "float64"), ("TR", "float32")}  # the others by `make fits` and with --whole
+SAMPLE = {("TR", "float32")}  # the others by `make fits` and with --whole
 FROM_ONES = [
     pytest.param(solver, dtype, marks=() if (solver, dtype) in SAMPLE else pytest.mark.whole)
     for dtype in ("float64", "float32")

@@ -100,7 +100,7 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_predictions_against_simulations(name, request):
     """Means within 3 standard errors of at most 0.5 % of the weights, in every column and together."""
-    if name not in ("closed loop, strong noise", "soft bounds") and not request.config.getoption("--whole"):
+    if name != "closed loop, strong noise" and not request.config.getoption("--whole"):
         pytest.skip("run by `make training`")
     update, map, rate, noise, batch = RULES[name]
     device = Device(map, noise)
@@ -161,6 +161,7 @@ def test_soft_bounds():
     np.testing.assert_allclose(noisy.lam / N, sizes, rtol=0.02)
 
 
+@pytest.mark.whole
 def test_spread_and_pairs():
     """A synapse that moves by γ times the step has λ/γ; pairs learn twice as fast, and have less than λ/2."""
     gain = np.array([0.5, 1.0, 1.5, 2.0])
