@@ -184,6 +184,11 @@ def test_attributes_of_other_libraries_are_answered(call, said):
         call()
 
 
+def test_a_record_is_no_array():
+    with pytest.raises(TypeError, match="Fit is a record and no array; write one of its fields: coef, "):
+        np.asarray(jxr.ridge(X, y, 1.0))
+
+
 def test_a_curve_fit_has_a_table_of_errors():
     residual = lambda x, _: x["level"] + x["slopes"][0] * X[:, 0] - y  # noqa: E731
     fit = jxr.least_squares(residual, {"level": 0.0, "slopes": jnp.ones(1)})

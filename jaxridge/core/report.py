@@ -30,6 +30,11 @@ class Record(eqx.Module):
         """Of a name that is not there: what to write instead, where that is known."""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{_cure(self, name)}")
 
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        """Refused, where NumPy would take a record for one object."""
+        fields = ", ".join(field.name for field in dataclasses.fields(self) if field.repr)
+        raise TypeError(f"{type(self).__name__} is a record and no array; write one of its fields: {fields}.")
+
     def message(self) -> str:
         """What the codes of its result say, each once; empty where all is well."""
         result = getattr(self, "result", None)
