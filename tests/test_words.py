@@ -104,6 +104,10 @@ VALUES = [
     (lambda: jxr.least_squares(lambda x, _: np.exp(x) - 1.0, x0), "such as jnp.exp for np.exp"),
     (lambda: jxr.tikhonov(X, y, 1.0, L="gradient"), "such as operators.difference(shape)"),
     (lambda: jxr.tikhonov(operators.gaussian_blur((4, 5), 1.0), np.ones(20), 1.0), "pass b.reshape(4, 5)"),
+    (
+        lambda: jxr.inverse.picard(operators.gaussian_blur((128, 128), 1.0), jnp.ones((128, 128))),
+        "picard factors A as a matrix of 16384 by 16384",
+    ),
     (lambda: jxr.save(jxr.ridge(X, y, 1.0), "fit.npz"), "write save(path, record)"),
     (lambda: jxr.ridge(X, y, 1.0, standardize="no"), "standardize is 'no'; pass True or False"),
     (lambda: jxr.ridge(X, y, 1.0, intercept=None), "intercept is None; pass True or False"),

@@ -139,7 +139,7 @@ def rows(dtype: Any, finest: Any, gram: bool | None = None) -> RowsRoute:
 # Bytes that kernel verbs may use, for the matrix and its factors or for what stands in their place.
 KERNEL_MEMORY = 2**31
 # Copies of an n × n matrix alive at a time in the dense routes: the kernel, its factor, and LAPACK's workspace.
-_COPIES = 5
+COPIES = 5
 # Above so many points products with all of the kernel take hours on a CPU, and the span of some centres stands for it.
 _POINTS = 200_000
 
@@ -185,7 +185,7 @@ def kernel(
     >>> print(kernel(50_000, 30, jnp.dtype("float32")))
     50000 points: conjugate gradients on 30 lams at once
     """
-    if _COPIES * points * points * dtype.itemsize > memory:
+    if COPIES * points * points * dtype.itemsize > memory:
         return KernelRoute(points, lams, "iterative" if points <= _POINTS else "nystroem")
     if lams == 1 and definite:
         return KernelRoute(points, lams, "cholesky")

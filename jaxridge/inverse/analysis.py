@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxridge.core import plan
 from jaxridge.core.checks import as_floats, as_lam
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import first_order_only, frozen, linear_root
@@ -56,7 +57,7 @@ def tsvd(A: Any, b: Any, ranks: Any, **terms: Unpack[Options]) -> "TruncatedPath
     [[2. 0.]
      [2. 3.]] [9. 0.]
     """
-    problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
+    problem = _dense("tsvd", A, b, terms)
     ranks = np.asarray(ranks)
     if ranks.ndim != 1 or not np.issubdtype(ranks.dtype, np.integer) or np.any(ranks < 0):
         raise ValueError("ranks are whole numbers >= 0 in a list, one for each solution.")
@@ -77,7 +78,7 @@ def picard(A: Any, b: Any, **terms: Unpack[Options]) -> Picard:
     >>> print(inverse.picard(jnp.diag(jnp.array([2.0, 1.0])), jnp.array([4.0, -3.0])).ratios)
     [2. 3.]
     """
-    problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
+    problem = _dense("picard", A, b, terms)
     return _picard(problem)
 
 
@@ -94,7 +95,7 @@ def filter_factors(A: Any, lam: Any, **terms: Unpack[Options]) -> Float[Array, "
     """
     m = Map.of("A", A)
     b = m.outputs.shaped(jnp.zeros(m.shape[0], m.outputs.dtype))
-    problem, _ = problem_of(A, b, **{**terms, "solver": Direct()})
+    problem = _dense("filter_factors", A, b, terms)
     lam = as_floats("lam", lam, (0, 1)).astype(m.outputs.dtype)
     return _filter_factors(problem, lam)
 
@@ -134,6 +135,19 @@ def covariance(A: Any, lam: Any, noise: Any, **terms: Unpack[Options]) -> Float[
     problem, _ = problem_of(A, whole.outputs.shaped(jnp.zeros(whole.shape[0], whole.outputs.dtype)), **terms)
     lam, noise = as_floats("lam", lam, (0,)), as_floats("noise", noise, (0,))
     return _covariance(problem, lam.astype(whole.outputs.dtype), noise.astype(whole.outputs.dtype))
+
+
+def _dense(verb: str, A: Any, b: Any, terms: Any) -> TikhonovProblem:
+    """The problem, whose A is factored as a matrix; an operator for which that takes too much is refused."""
+    whole = Map.of("A", A)
+    (m, n), dtype = whole.shape, jnp.dtype(whole.outputs.dtype)
+    needed = plan.COPIES * m * n * dtype.itemsize
+    if not whole.is_matrix and needed > plan.KERNEL_MEMORY:
+        raise ValueError(
+            f"{verb} factors A as a matrix of {m} by {n}, which takes {needed / 2**30:.0f} GiB; pass a smaller one, or "
+            "use tikhonov_path, which needs products with A only."
+        )
+    return problem_of(A, b, **{**terms, "solver": Direct()})[0]
 
 
 @eqx.filter_jit
