@@ -11,11 +11,13 @@ the package. Status 1 if a cell failed.
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +34,7 @@ from transform_rows import ROWS
 
 CACHE = Path(__file__).parents[1] / ".cache" / "transforms"
 STEP = 2e-3
+WORKERS = 2  # rows at a time, each in its process
 SECOND = ("fwd rev", "rev rev", "scan fwd rev", "scan rev rev")
 CHEAP = ("jit", "dtype", "compiles once", "callback", "export")
 
@@ -298,6 +301,17 @@ def version():
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
+def judged(wing, name, cells):
+    """The cells of a row, those that are known as they are; run in a process of its own."""
+    start, judge = time.perf_counter(), Judge(ROWS[wing][name])
+    found = {}
+    for column in judge.columns():
+        cell = f"{name} | {column}"
+        found[cell] = cells.get(cell) or verdict(judge, column)
+    jax.clear_caches()
+    return found, time.perf_counter() - start
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--again", action="store_true", help="judge everything anew")
@@ -306,27 +320,31 @@ def main():
     parser.add_argument("wings", nargs="*")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
-    counts, now = Counter(), version()
+    counts, now, known = Counter(), version(), {}
     for wing in options.wings or ROWS:
         path = CACHE / f"{wing}.json"
-        known = json.loads(path.read_text()) if path.exists() and not options.again else {}
-        if known.get("version") != now and not options.keep:
-            known = {}
-        cells = {cell: found for cell, found in known.get("cells", {}).items() if not found.startswith("failed")}
-        for name, row in ROWS[wing].items():
-            if not re.search(options.only, name):
-                continue
-            judge, start = Judge(row), time.perf_counter()
-            for column in judge.columns():
-                cell = f"{name} | {column}"
-                if cell not in cells:
-                    cells[cell] = verdict(judge, column)
-                    path.write_text(json.dumps({"version": now, "cells": cells}, indent=0))
-                counts[cells[cell].partition(":")[0]] += 1
-                if cells[cell].startswith("failed"):
-                    print(f"{wing}: {cell}: {cells[cell]}", flush=True)
-            print(f"{wing}: {name}: {time.perf_counter() - start:.0f} s", flush=True)
-            jax.clear_caches()
+        stored = json.loads(path.read_text()) if path.exists() and not options.again else {}
+        fresh = stored.get("version") == now or options.keep
+        cells = stored.get("cells", {}) if fresh else {}
+        known[wing] = {cell: found for cell, found in cells.items() if not found.startswith("failed")}
+    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+        asked = {
+            pool.submit(judged, wing, name, known[wing]): (wing, name)
+            for wing in known
+            for name in ROWS[wing]
+            if re.search(options.only, name)
+        }
+        for done in as_completed(asked):
+            wing, name = asked[done]
+            found, seconds = done.result()
+            known[wing] |= found
+            text = json.dumps({"version": now, "cells": known[wing]}, indent=0)
+            (CACHE / f"{wing}.json").write_text(text)
+            counts.update(said.partition(":")[0] for said in found.values())
+            for cell, said in found.items():
+                if said.startswith("failed"):
+                    print(f"{wing}: {cell}: {said}", flush=True)
+            print(f"{wing}: {name}: {seconds:.0f} s", flush=True)
     total = sum(counts.values())
     print(f"cells {total}, ok {counts['ok']}, refused {counts['refused']}, failed {counts['failed']}")
     return int(counts["failed"] > 0)
