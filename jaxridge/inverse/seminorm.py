@@ -4,6 +4,8 @@ With W an orthonormal basis of the null space of L, every x is L⁺u + Wc, and �
 min ‖Ax − b‖² + λ‖Lx‖² is ridge regression on AL⁺ with the columns AW unpenalised, which is Eldén's standard form.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -104,6 +106,13 @@ def split(L: Float[Array, "p n"], nullity: int) -> tuple[Float[Array, "n r"], Fl
             "without a penalty."
         )
 
+    return _split_of(rank)(L)
+
+
+@cache
+def _split_of(rank: int) -> Callable[[Array], tuple[Array, Array]]:
+    """One function for each rank, so that other numbers are no other program."""
+
     def value(L: Array) -> tuple[Array, Array]:
         # LAPACK's SVD never returns when an entry is infinite.
         guarded = jnp.where(jnp.all(jnp.isfinite(L)), L, jnp.nan)
@@ -120,4 +129,4 @@ def split(L: Float[Array, "p n"], nullity: int) -> tuple[Float[Array, "n r"], Fl
         return (K, W), (-0.5 * matmul(K, half + half.T), -matmul(K, matmul(LK.T, matmul(dL, W))))
 
     decomposed = with_rule(value, rule)
-    return decomposed(L)
+    return decomposed
