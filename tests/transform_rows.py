@@ -560,7 +560,16 @@ def inverse_wing():
     add("tikhonov_cv predictive_risk", "tikhonov_cv", cv(select.predictive_risk), more, still=("lams",), refused=twice)
     probed = jxr.GolubKahan(jax.random.key(5), probes=2, tol=1e-12)
     krylov = cv(select.gcv, "fit.x scores", refine=False, solver=probed)
-    add("tikhonov_cv krylov", "tikhonov_cv", krylov, args, lam="lams", still=("A",), **loose)
+    add(
+        "tikhonov_cv krylov",
+        "tikhonov_cv",
+        krylov,
+        args | {"lams": 10 * lams},
+        lam="lams",
+        still=("A",),
+        bad="b",
+        **loose,
+    )
 
     def compared(A, b, noise):
         rules = {"discrepancy": select.discrepancy(noise), "gcv": select.gcv}
