@@ -583,8 +583,10 @@ def inverse_wing():
         "inverse.picard",
         lambda A, b, weights: read(inverse.picard(A, b, weights=weights), "coefficients ratios"),
         args,
+        still=("A", "weights"),
+        bad="b",
     )
-    add("tsvd", "inverse.tsvd", lambda b: read(inverse.tsvd(BLUR, b, [2, 4, 6]), fit), {"b": NOISY})
+    add("tsvd", "inverse.tsvd", lambda b: read(inverse.tsvd(BLUR.astype(b.dtype), b, [2, 4, 6]), fit), {"b": NOISY})
     of = lambda A, lam: inverse.filter_factors(A, lam)  # noqa: E731
     add("filter_factors", "inverse.filter_factors", of, {"A": BLUR, "lam": np.array(0.1)}, refused=twice)
     of = lambda A, lam, weights: inverse.resolution(A, lam, weights=weights)  # noqa: E731
