@@ -576,7 +576,8 @@ def inverse_wing():
         return read(inverse.compare(A, b, rules, lams), "lam rss norm")
 
     args = {"A": BLUR, "b": NOISY, "noise": np.array(0.02)}
-    add("compare", "inverse.compare", compared, args, refused=twice)
+    # The differences err by 4e-6 here, and agree at half their step.
+    add("compare", "inverse.compare", compared, args, refused=twice, rtol=1e-5)
     args = {"A": BLUR, "b": NOISY, "weights": W}
     add(
         "picard",
