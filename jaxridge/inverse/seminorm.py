@@ -105,7 +105,6 @@ def split(L: Float[Array, "p n"], nullity: int) -> tuple[Float[Array, "n r"], Fl
             f"nullity is {nullity}; for L of shape {L.shape} it lies between {max(0, n - p)} and {n}, the columns "
             "without a penalty."
         )
-
     return _split_of(rank)(L)
 
 

@@ -118,7 +118,9 @@ def _normal(design: Design, lam: Scalar) -> tuple[Float[Array, "d d"], Float[Arr
     root = jnp.ones_like(design.y) if design.weights is None else jnp.sqrt(design.weights)[:, None]
     Q = jnp.linalg.qr(root * design.Z)[0]
     X, y = root * design.X, root * design.y
-    X, y = X - matmul(Q, matmul(Q.T, X)), y - matmul(Q, matmul(Q.T, y))
+    # Twice: of many rows with an offset once leaves more than signs can bear, for Qᵀ Q is 1 up to rounding.
+    for _ in range(2):
+        X, y = X - matmul(Q, matmul(Q.T, X)), y - matmul(Q, matmul(Q.T, y))
     size = jnp.sqrt(jnp.sum(jnp.square(X), axis=0) + lam * design.penalty)
     unit = jnp.where(size > 0, size, 1.0)
     X = X / unit[None, :]

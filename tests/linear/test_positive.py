@@ -98,3 +98,12 @@ def test_codes():
         jxr.ridge(X, Y, 1.0, positive=True)
     many = jax.vmap(lambda lam: jxr.ridge_positive(X, Y, lam).coef)(jnp.array([0.1, 1.0]))
     np.testing.assert_allclose(many[1], jxr.ridge_positive(X, Y, 1.0).coef, rtol=1e-10)
+
+
+def test_signs_of_many_float32_rows_with_an_offset():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((10**6, 4)) + 100.0
+    y = X @ np.array([1.0, 0.5, 0.2, 0.7]) + rng.standard_normal(len(X)) + 1000.0
+    fit, want = (jxr.ridge_positive(X.astype(dtype), y.astype(dtype), dtype(3.0)) for dtype in (np.float32, np.float64))
+    np.testing.assert_allclose(fit.coef, want.coef, atol=1e-5)
+    assert fit.result == jxr.RESULTS.successful
