@@ -21,7 +21,6 @@ __all__ = [
     "kernel",
     "kernel_blocks",
     "rows",
-    "spectral",
     "targets",
     "whole",
 ]
@@ -169,7 +168,6 @@ def kernel(
     *,
     leverages: bool = False,
     definite: bool = True,
-    backend: str = "cpu",
     memory: int = KERNEL_MEMORY,
 ) -> KernelRoute:
     """The cheapest route through a kernel of that many points.
@@ -189,16 +187,7 @@ def kernel(
         return KernelRoute(points, lams, "iterative" if points <= _POINTS else "nystroem")
     if lams == 1 and definite:
         return KernelRoute(points, lams, "cholesky")
-    return KernelRoute(points, lams, spectral(backend, leverages))
-
-
-def spectral(backend: str, leverages: bool = False) -> str:
-    """The cheaper decomposition of a kernel matrix for any number of λ; XLA has no tridiagonalisation for TPUs.
-
-    >>> print(spectral("cpu"), spectral("tpu"))
-    tridiagonal eigen
-    """
-    return "eigen" if leverages or backend == "tpu" else "tridiagonal"
+    return KernelRoute(points, lams, "eigen" if leverages else "tridiagonal")
 
 
 # Rows of a block of the kernel matrix: beyond this a product gains nothing, measured on CPU at 2500 to 20 000 points.

@@ -25,6 +25,12 @@ def same_kind(name: str, points: Any, of: str, others: Any) -> None:
         raise ValueError(f"{name} has points of shape {one}, and {of} of shape {other}; pass the same kind.")
 
 
+def as_kind(name: str, points: Any, of: str, others: Any) -> Any:
+    """`points` in the dtypes of ``others``, of which they must be the `same_kind`."""
+    same_kind(name, points, of, others)
+    return jax.tree.map(lambda x, other: x.astype(other.dtype), points, others)
+
+
 def take(points: Any, rows: Int[Array, " m"]) -> Any:
     """Some of the points."""
     return jax.tree.map(lambda x: x[rows], points)

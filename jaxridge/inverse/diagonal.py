@@ -55,11 +55,23 @@ class DiagonalSpectrum(Factored):
         unseen = seen + damping == 0
         return jnp.where(unseen, 1.0, safe_divide(damping, seen + damping))
 
-    def coef(self, lam: Lam) -> Array:
-        """Coordinates of x (n, t)."""
+    def _real_coef(self, lam: Lam) -> list[Float[Array, "n t"]]:
+        """The real part of x, and the imaginary one where there is one."""
         seen, damping = self._parts(lam)
         gain = safe_divide(jnp.where(seen > 0, 1.0, jnp.zeros_like(damping)), seen + damping)
-        return jnp.conj(self.symbol)[:, None] * self.z * gain.astype(self.z.dtype)
+        h, z = self.symbol[:, None], self.z
+        if not jnp.iscomplexobj(h):
+            return [h * z * gain]
+        # Products of complex numbers would be what a checkpoint keeps, which JAX refuses.
+        return [(h.real * z.real + h.imag * z.imag) * gain, (h.real * z.imag - h.imag * z.real) * gain]
+
+    def coef(self, lam: Lam) -> Array:
+        """Coordinates of x (n, t)."""
+        parts = self._real_coef(lam)
+        return jax.lax.complex(*parts) if len(parts) == 2 else parts[0]
+
+    def squared_norm(self, lam: Lam) -> Float[Array, " t"]:
+        return jnp.sum(self.penalty[:, None] * sum(jnp.square(part) for part in self._real_coef(lam)), axis=0)
 
     def rss(self, lam: Lam) -> Float[Array, " t"]:
         """‖(1 − f)z‖²."""

@@ -17,7 +17,7 @@ from jaxridge.core.factored import Model
 from jaxridge.core.implicit import map_with_rules, without_derivatives
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
 from jaxridge.core.results import RESULTS, first_failure, override
-from jaxridge.core.rows import same_kind
+from jaxridge.core.rows import as_kind
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.form import KernelProblem
@@ -51,8 +51,7 @@ class BandedKernelFit(Model):
 
     def predict_bands(self, X: Any) -> Float[Array, "G m *t"]:
         """What each kernel adds to the predictions."""
-        X = as_points("X", X)
-        same_kind("X", X, "the model", self.points)
+        X = as_kind("X", as_points("X", X), "the model", self.points)
         n = self.dual_coef.shape[0]
         alpha, v = self.dual_coef.reshape(n, -1), 1.0 / self.lams.reshape(len(self.kernels), -1)
         parts = [matmul(k.matrix(X, self.points).astype(alpha.dtype), alpha) for k in self.kernels]

@@ -11,7 +11,7 @@ from jaxridge.core import plan
 from jaxridge.core.checks import as_points, names_of
 from jaxridge.core.factored import Factored, Model
 from jaxridge.core.numbers import log_spaced, matmul
-from jaxridge.core.rows import count, map_rows, same_kind
+from jaxridge.core.rows import as_kind, count, map_rows
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.form import KernelProblem
@@ -53,13 +53,13 @@ class KernelFit(Model):
 
         Columns of a data frame are found by their names.
         """
-        X = points_in_order("X", X, self.names)
+        X = points_in_order(X, self.names, self.points)
         return predict("X", self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
 
-def points_in_order(name: str, X: Any, names: tuple[str, ...] | None) -> Any:
-    """Points as arrays, the columns of a data frame found by their names if the model knows any."""
-    return as_points(name, X) if names_of(X) is None else in_order(name, X, names)
+def points_in_order(X: Any, names: tuple[str, ...] | None, points: Any) -> Any:
+    """X as the model's points are, the columns of a data frame found by their names if the model knows any."""
+    return as_kind("X", as_points("X", X) if names_of(X) is None else in_order("X", X, names), "the model", points)
 
 
 @eqx.filter_jit
@@ -67,8 +67,7 @@ def predict(
     name: str, kernel: Kernel, X: Any, points: Any, dual_coef: Array, intercept: Array, memory: int
 ) -> Float[Array, "m *t"]:
     """k(X, points) @ dual_coef + intercept, or a ``ValueError`` for points of another kind."""
-    X = as_points(name, X)
-    same_kind(name, X, "the model", points)
+    X = as_kind(name, as_points(name, X), "the model", points)
     n = count(points)
     flat, b = dual_coef.reshape(n, -1), intercept.reshape(1, -1)
     block = max(1, plan.as_bytes(memory) // max(2 * n * flat.dtype.itemsize, 1))

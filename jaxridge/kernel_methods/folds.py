@@ -7,11 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core import plan
 from jaxridge.core.implicit import derived, map_with_rules
 from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float, Int, Lam
-from jaxridge.kernel_methods.factor import Factor, eigen, factor_of
+from jaxridge.kernel_methods.factor import Factor, factor_of
 from jaxridge.kernel_methods.form import KernelDesign, KernelForm
 from jaxridge.kernel_methods.tridiagonal import tridiagonal
 from jaxridge.select.partition import Partition, mean_losses, take_rows
@@ -57,11 +56,10 @@ def kernel_fold_factors(factored: Any, partition: Partition) -> KernelFolds:
     still = jax.lax.stop_gradient(factored.design)
     # Heuristic: with 16 λ and more, so many targets cost more on their way back than the rows held out do.
     many = 16 * still.y.shape[1] > partition.test.shape[1]
-    decompose = eigen if plan.spectral(jax.default_backend()) == "eigen" else tridiagonal
 
     def one(fold: tuple[Array, Array]) -> tuple[KernelForm, Factor, Array, Array | None]:
         part = _training(still, partition, fold[0])
-        form, factor, z = factor_of(decompose, part)
+        form, factor, z = factor_of(tridiagonal, part)
         rows = _rows(factored.of_part(part, form, factor, z), _across(still, fold)) if many else None
         return form, factor, z, rows
 

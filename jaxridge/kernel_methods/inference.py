@@ -22,7 +22,6 @@ from jaxridge.core.implicit import without_derivatives
 from jaxridge.core.numbers import matmul
 from jaxridge.core.report import Record, brief, held, table
 from jaxridge.core.results import messages
-from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.core.verbs import verb
 from jaxridge.kernel_methods.fit import KernelFit, points_in_order
@@ -95,9 +94,7 @@ class KernelInference(Record):
 
     def _smoother(self, X: Any) -> Float[Array, "n m"]:
         """S(x), a column for each point."""
-        X = points_in_order("X", X, self.fit.names)
-        same_kind("X", X, "the model", self.fit.points)
-        return _smoother(held(self, "factored"), self.fit.lam, X)
+        return _smoother(held(self, "factored"), self.fit.lam, points_in_order(X, self.fit.names, self.fit.points))
 
     def _spread(self, X: Any) -> Float[Array, " m"]:
         """√(Σᵢ Sᵢ²/ωᵢ); a row of weight 0 has no part in S."""

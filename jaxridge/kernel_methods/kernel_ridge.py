@@ -317,7 +317,6 @@ def chosen_solver(
         problem.y.dtype,
         leverages=leverages,
         definite=problem.kernel.definite,
-        backend=jax.default_backend(),
         # A matrix that is there already needs no solver that does without one.
         memory=sys.maxsize if precomputed else memory,
     ).route

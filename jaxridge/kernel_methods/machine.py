@@ -64,7 +64,7 @@ class Machine(Model):
         """f at new rows or points, (m,) or (m, t)."""
         if self.coef is not None:
             return predict_linear("X", X, self.coef, self.intercept, self.names)
-        X = points_in_order("X", X, self.names)
+        X = points_in_order(X, self.names, self.points)
         return predict_kernel("X", self.kernel, X, self.points, self.dual_coef, self.intercept, memory)
 
     @verb()

@@ -15,7 +15,7 @@ from jaxridge.core.checks import as_key, as_points
 from jaxridge.core.factored import Solver
 from jaxridge.core.implicit import first_order_only, frozen
 from jaxridge.core.numbers import filled, matmul, norm_in
-from jaxridge.core.rows import copies, count, map_rows, same_kind, sum_rows, take
+from jaxridge.core.rows import as_kind, copies, count, map_rows, sum_rows, take
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.kernel_methods.fit import KernelFactored, KernelFit
 from jaxridge.kernel_methods.form import KernelProblem, Levelled, levelled
@@ -173,14 +173,14 @@ class Nystroem(Solver):
         kernel, points, measured = problem.kernel, problem.points, levelled(problem)
         n, t = problem.y.shape
         m = min(self.rank, n) if self.key is not None else count(self.centres)
+        some = take(points, jnp.zeros(m, int))
         if self.key is None:
-            same_kind("centres", self.centres, "points", points)
-        some = take(points, jnp.zeros(m, int)) if self.key is not None else self.centres
+            some = as_kind("centres", self.centres, "points", points)
         alive = copies(lambda rows: kernel.matrix(rows, some), points)
         drawn = 0 if self.key is None else m
         block = plan.feature_block(n, m, t, drawn, problem.y.dtype, self.memory, alive)
         if self.key is None:
-            features = nystroem_at(kernel, self.centres)
+            features = nystroem_at(kernel, some)
         else:
             features = nystroem(kernel, points, m, key=self.key, weights=problem.weights)
         still, *rows = frozen((features, points, measured.y, problem.weights))

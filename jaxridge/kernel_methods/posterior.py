@@ -39,11 +39,11 @@ class Posterior(Record):
 
     def variance(self, X: Any) -> Float[Array, "m *t"]:
         """Variance of f(x) + b at each new point; that of a new measurement is larger by σ²."""
-        return self._variance(points_in_order("X", X, self.fit.names))
+        return self._variance(points_in_order(X, self.fit.names, self.fit.points))
 
     def covariance(self, X: Any) -> Float[Array, "m m *t"]:
         """Covariance of f(x) + b between new points."""
-        return self._covariance(points_in_order("X", X, self.fit.names))
+        return self._covariance(points_in_order(X, self.fit.names, self.fit.points))
 
     @eqx.filter_jit
     def _variance(self, X: Any) -> Float[Array, "m *t"]:

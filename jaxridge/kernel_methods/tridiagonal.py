@@ -11,24 +11,17 @@ from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.kernel_methods.factor import Factor
 from jaxridge.kernel_methods.form import KernelForm, rounding, tolerance
 from jaxridge.linalg import conjugate_gradients
+from jaxridge.linalg import tridiagonal as reflections
 
 
 def _rotation(transpose: bool) -> Any:
-    """x ↦ Qx or Qᵀx from the reflections of a tridiagonalisation."""
-
-    def below(packed: Float[Array, "q q"], taus: Float[Array, " q"], x: Float[Array, "q m"]) -> Float[Array, "q m"]:
-        """What the reflections do; they leave the first row alone."""
-        # LAPACK reflects at a third of the speed of a product: Q itself pays from 0.8 q columns on, surely from 2 q.
-        if x.shape[1] < 2 * x.shape[0]:
-            return jax.lax.linalg.ormqr(packed, taus, x, left=True, transpose=transpose)
-        Q = jax.lax.linalg.householder_product(packed, taus)
-        return matmul(Q.T if transpose else Q, x)
+    """x ↦ Qx or Qᵀx from the reflections of a tridiagonalisation, which leave the first row alone."""
 
     @jax.custom_batching.custom_vmap
     def rotate(packed: Float[Array, "p p"], taus: Float[Array, " q"], x: Float[Array, "p m"]) -> Float[Array, "p m"]:
         if not taus.shape[0]:
             return x
-        return jnp.concatenate([x[:1], below(packed[1:, :-1], taus, x[1:])])
+        return jnp.concatenate([x[:1], reflections.rotate(packed[1:, :-1], taus, x[1:], transpose=transpose)])
 
     @rotate.def_vmap
     def together(size: int, batched: list[bool], packed: Array, taus: Array, x: Array) -> tuple[Array, bool]:
@@ -154,8 +147,8 @@ def _squares(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Arra
 
 
 def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> TridiagonalFactor:
-    """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory. Not on TPU, where XLA has none."""
-    packed, d, off, taus = jax.lax.linalg.tridiagonal(K, lower=True)
+    """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory."""
+    packed, d, off, taus = reflections.tridiagonal(K)
     off = jnp.concatenate([jnp.zeros(1, d.dtype), off])
     largest = jnp.max(jnp.abs(d) + jnp.abs(off) + jnp.abs(jnp.roll(off, -1)), initial=0.0)
     floor = rounding(K, largest)

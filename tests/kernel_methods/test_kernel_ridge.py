@@ -18,6 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 import jaxridge as jxr
 from jaxridge import RESULTS, kernels, select
 from jaxridge.kernel_methods import Cholesky, Eigen, Mixed, Tridiagonal, from_kernel
+from jaxridge.linalg import tridiagonal as reflections
 
 SOLVERS = {"eigen": Eigen(), "tridiagonal": Tridiagonal(), "cholesky": Cholesky()}
 LAMS = np.array([1e-5, 1e-2, 1.0, 1e2])
@@ -345,16 +346,42 @@ def test_no_array_of_lams_by_points_by_points():
         assert memory.temp_size_in_bytes < 16 * n * n * 8 + 8 * k * n * 8, verb
 
 
-@pytest.mark.parametrize("rule", [select.gcv, select.kfold(3)])
-def test_programs_for_tpus(rule, monkeypatch):
-    """Which have no tridiagonalisation; eigenvectors give the same scores."""
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_programs_that_are_shipped(platform):
+    """The default routes, folds and the tridiagonal form, which XLA lacks on TPUs, are exported and stored."""
     X, y = jnp.asarray(POINTS["plain"][:8]), jnp.asarray(Y[:8])
-    here = jxr.kernel_ridge_cv(X, y, LAMS, kernel=kernels.RBF(), rule=rule).scores
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    scores = jax.jit(lambda X, y: jxr.kernel_ridge_cv(X, y, LAMS, kernel=kernels.RBF(), rule=rule).scores)
-    text = jax.export.export(scores, platforms=["tpu"])(X, y).mlir_module()
-    assert "callback" not in text
-    np.testing.assert_allclose(scores(X, y), here, rtol=1e-9)
+
+    def scores(X, y):
+        rules = select.gcv, select.kfold(3)
+        return [jxr.kernel_ridge_cv(X, y, LAMS, kernel=kernels.RBF(), rule=rule).scores for rule in rules]
+
+    program = jax.export.export(jax.jit(scores), platforms=[platform])(X, y)
+    assert "callback" not in program.mlir_module()
+    again = jax.export.deserialize(program.serialize())
+    if platform == jax.default_backend():
+        np.testing.assert_allclose(again.call(X, y), scores(X, y), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 65, 67])
+def test_householder_s_tridiagonal_form(n):
+    """K = QTQᵀ, by LAPACK and by products alone; rotations by panels are those of the matrix Q, there and back."""
+    rng = np.random.default_rng(n)
+    K = rng.standard_normal((n, n))
+    K = jnp.asarray(K + K.T)
+    # Already tridiagonal from some column on: nothing to reflect there.
+    K = K.at[3:, : n // 2].set(0.0).at[: n // 2, 3:].set(0.0) if n > 5 else K
+    for form in (reflections.tridiagonal, reflections._by_products):
+        packed, d, off, taus = jax.jit(form)(K)
+        T = np.diag(d) + np.diag(off, 1) + np.diag(off, -1)
+        below = packed[1:, :-1]
+        Q = np.eye(n)
+        Q[1:, 1:] = jax.lax.linalg.householder_product(below, taus)
+        np.testing.assert_allclose(Q @ T @ Q.T, K, atol=1e-14 * n)
+        for columns in (1, n - 2, 2 * n):
+            x = jnp.asarray(rng.standard_normal((n - 1, columns)))
+            for turn, transpose in ((Q[1:, 1:], False), (Q[1:, 1:].T, True)):
+                turned = reflections.rotate(below, taus, x, transpose=transpose)
+                np.testing.assert_allclose(turned, turn @ np.asarray(x), atol=1e-14 * n)
 
 
 def test_classes_in_closed_form():
