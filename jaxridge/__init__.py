@@ -6,6 +6,7 @@ from typing import Any as _Any
 from jaxridge import inverse, kernel_methods, kernels, linalg, linear, operators, optimize, select, training
 from jaxridge.core import plan
 from jaxridge.core.archive import load, save
+from jaxridge.core.archive import register as _register
 from jaxridge.core.results import RESULTS
 from jaxridge.core.words import NAMES as _NAMES
 from jaxridge.inverse import (
@@ -166,6 +167,8 @@ __all__ = [
     "tsvd",
     "tune",
 ]
+
+_register()
 
 
 def __getattr__(name: str) -> _Any:

@@ -238,11 +238,10 @@ def sparse(add):
 
 def streams(add):
     def finished(X, y, weights):
-        rows = stream.init(3, 1, dtype=X.dtype)
-        rows = stream.update(rows, X[:8], y[:8], weights[:8])
-        return stream.finish(
-            stream.merge(rows, stream.update(stream.init(3, 1, dtype=X.dtype), X[8:], y[8:], weights[8:]))
-        )
+        # The Gram matrix of float32 rows, and what follows from it, would be in float64.
+        empty = stream.init(3, 1, dtype=X.dtype, gram=False)
+        rows = stream.update(empty, X[:8], y[:8], weights[:8])
+        return stream.finish(stream.merge(rows, stream.update(empty, X[8:], y[8:], weights[8:])))
 
     smooth = lambda X, y, lam, weights: (  # noqa: E731
         finished(X, y, weights).coef(lam),
@@ -279,8 +278,9 @@ def streams(add):
     args = {"X": X, "y": Y, "lams": LAMS[2:4], "weights": W, "scale": np.array(1.3)}
     add("stream coefficients", "stream.coefficients", collected, args, lam="lams", rtol=1e-5)
 
+    phi = lambda X: X  # noqa: E731
+
     def second_pass(X, y, lams, weights):
-        phi = lambda X: X  # noqa: E731
         found = stream.finish(stream.collect(phi, X, y[:, None], weights=weights, block=4))
         more = {"weights": weights, "block": 4}
         return (
@@ -289,7 +289,7 @@ def streams(add):
         )
 
     args = {"X": X, "y": Y, "lams": LAMS[2:4], "weights": W}
-    add("stream leave_one_out", "stream.leave_one_out", second_pass, args, lam="lams", still=("X", "weights"))
+    add("stream leave_one_out", "stream.leave_one_out", second_pass, args, lam="lams", still=("X", "weights"), bad="y")
     add(
         "stream leverage",
         "stream.leverage",
@@ -298,6 +298,7 @@ def streams(add):
         lam="lams",
         flat=("y",),
         still=("X", "weights"),
+        bad=None,
     )
 
 
@@ -464,7 +465,7 @@ def kernel_wing():
     C = points[:5] + 0.2
     at = lambda points, C, scale: features.nystroem_at(RBF(scale), C)(points)  # noqa: E731
     add("features nystroem_at", "features.nystroem_at", at, {"points": points, "C": C, "scale": np.array(1.1)})
-    drawn = lambda points, scale: features.nystroem(RBF(scale), points, 16, key=key)(points) @ jnp.ones(16)  # noqa: E731
+    drawn = lambda points, scale: jnp.sum(features.nystroem(RBF(scale), points, 16, key=key)(points), axis=1)  # noqa: E731
     # Of all points features are a rotation of the kernel's; which one, the pivots say.
     add("features nystroem", "features.nystroem", drawn, {"points": points, "scale": np.array(0.5)})
     fourier = lambda points, scale: features.fourier(RBF(scale), 3, 4, key=key, dtype=points.dtype)(points)  # noqa: E731
@@ -670,7 +671,7 @@ def nonlinear():
 
     for name, solver in {"": TR(), " steihaug": solvers["steihaug"]}.items():
         fn = fitted(verb=jxr.minimize, residual=valley, solver=solver)
-        add(f"minimize{name}", "minimize", fn, {"y": np.array([9.0, 1.1])}, **more)
+        row("optimize", f"minimize{name}", "minimize", fn, {"y": np.array([9.0, 1.1])}, **more)
     rng = np.random.default_rng(2)
     H = rng.standard_normal((4, 4))
     H = H + H.T

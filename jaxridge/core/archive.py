@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxridge.core.results import RESULTS
+
+PyTreeDef = type(jax.tree.structure(0))
+EnumerationItem = type(RESULTS.successful)
 
 __all__ = ["load", "save"]
 
@@ -79,12 +83,59 @@ def load(path: str | os.PathLike[str]) -> Any:
         return _restored(description["record"], file)
 
 
+def register() -> None:
+    """Let `jax.export` store programs that take or give this package's records, all that are defined by now."""
+    for of in {EnumerationItem, *_descendants(eqx.Module)}:
+        home, name = of.__module__, of.__qualname__
+        if of is EnumerationItem or (_ours(home) and "<" not in name):
+            jax.export.register_pytree_node_serialization(
+                of,
+                serialized_name=f"{home}:{name}",
+                serialize_auxdata=_static_described,
+                deserialize_auxdata=lambda text: _restored(json.loads(text), {}),
+                from_children=partial(_assembled, of),
+            )
+    for of in tuple.__subclasses__():
+        if hasattr(of, "_fields") and _ours(of.__module__) and "<" not in of.__qualname__:
+            jax.export.register_namedtuple_serialization(of, serialized_name=f"{of.__module__}:{of.__qualname__}")
+
+
+def _descendants(of: type) -> set[type]:
+    below = of.__subclasses__()
+    return set(below).union(*map(_descendants, below))
+
+
+def _static_described(aux: Any) -> bytes:
+    """The static fields, which come behind what wraps a function."""
+    arrays: dict[str, np.ndarray] = {}
+    described = _described(list(aux[1:]), arrays, "the record")
+    if arrays:
+        raise ValueError("the record has arrays in static fields, which no program can name; return the rest.")
+    return json.dumps(described).encode()
+
+
+def _assembled(of: Any, aux_data: list[Any], children: Any) -> Any:
+    fields = dataclasses.fields(of)
+    fixed = [field.name for field in fields if field.metadata.get("static", False)]
+    live = [field.name for field in fields if field.name not in fixed]
+    return _made(of, dict(zip(fixed, aux_data, strict=True)) | dict(zip(live, children, strict=True)))
+
+
+def _made(of: Any, fields: dict[str, Any]) -> Any:
+    record = object.__new__(of)
+    for name, each in fields.items():
+        object.__setattr__(record, name, each)
+    return record
+
+
 def _described(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
     """``value`` as JSON, its arrays put aside by number."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, type(RESULTS.successful)):
+    if isinstance(value, EnumerationItem):
         return {"result": _described(value._value, arrays, where)}
+    if isinstance(value, PyTreeDef):
+        return {"tree": _described(value.unflatten([0] * value.num_leaves), arrays, where)}
     if isinstance(value, Tracer):
         raise ValueError(f"{where} is traced; save outside of jit, vmap and grad.")
     if isinstance(value, jax.Array | np.ndarray | np.generic):
@@ -120,6 +171,8 @@ def _restored(value: Any, file: Any) -> Any:
     [kind] = value.keys() - {"fields"}
     if kind == "array":
         return jnp.asarray(file[value["array"]])
+    if kind == "tree":
+        return jax.tree.structure(_restored(value["tree"], file))
     if kind == "result":
         return eqx.tree_at(lambda item: item._value, RESULTS.successful, _restored(value["result"], file))
     if kind == "dict":
@@ -133,10 +186,7 @@ def _restored(value: Any, file: Any) -> Any:
     fields = {name: _restored(each, file) for name, each in value["fields"].items()}
     if hasattr(found, "_fields"):
         return found(**fields)
-    record = object.__new__(found)
-    for name, each in fields.items():
-        object.__setattr__(record, name, each)
-    return record
+    return _made(found, fields)
 
 
 def _named(name: str) -> Any:

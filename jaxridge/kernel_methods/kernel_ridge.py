@@ -278,6 +278,12 @@ def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) 
         )
     if not isinstance(kernel, Kernel):
         raise ValueError(f"kernel is {kernel!r}; pass one of jaxridge.kernels, or kernels.Pairwise(function).")
+    strange = [leaf for leaf in jax.tree.leaves(kernel) if not eqx.is_array_like(leaf)]
+    if strange:
+        raise ValueError(
+            f"kernel {type(kernel).__name__} holds {strange[0]!r}, which is no array: declare that field with "
+            "equinox.field(static=True), or pass kernels.Pairwise(function), or kernel.on(map)."
+        )
     y, points = as_floats("y", y, (1, 2)), as_points("points", points)
     leaves = jax.tree.leaves(points)
     lengths = {leaf.shape[0] for leaf in leaves}

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxridge.core import plan
@@ -110,7 +111,7 @@ def kernel_posterior(
         raise ValueError(f"lam has shape {lam.shape}; a posterior has one lam for all targets, a scalar.")
     noise = None if noise is None else as_lam(noise, problem.y, problem.single, "noise")
     for name, value in (("lam", lam), ("noise", noise)):
-        if value is not None and not isinstance(value, Tracer) and not jnp.all(value > 0):
+        if value is not None and not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} is {value}; a posterior needs a positive one.")
     solver = chosen_solver(solver, problem, 1, plan.KERNEL_MEMORY)
     if solver.matrix_free:

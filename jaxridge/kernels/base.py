@@ -155,9 +155,40 @@ class _Weighted(Kernel):
         return f"{brief(self.weight)} * {_factor(self.kernel)}"
 
 
+class Function(eqx.Module):
+    """A function, or a module that is called, as a tree of its arrays: the rest of it is static.
+
+    So that kernels of it go through jit and vmap, and come out of them in a model.
+    """
+
+    arrays: Any
+    rest: Any = eqx.field(static=True)
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.arrays, rest = eqx.partition(fn, eqx.is_array)
+        leaves, tree = jax.tree.flatten(rest)
+        self.rest = tuple(leaves), tree
+
+    @property
+    def whole(self) -> Callable[..., Any]:
+        leaves, tree = self.rest
+        return eqx.combine(self.arrays, jax.tree.unflatten(tree, leaves))
+
+    def __call__(self, *points: Any) -> Any:
+        return self.whole(*points)
+
+    def __str__(self) -> str:
+        return getattr(self.whole, "__name__", brief(self.whole))
+
+
+def _function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A pytree of arrays alone stays as it is."""
+    return fn if all(map(eqx.is_array, jax.tree.leaves(fn))) else Function(fn)
+
+
 class _Mapped(Kernel):
     kernel: Kernel
-    map: Callable[[Any], Any]
+    map: Callable[[Any], Any] = eqx.field(converter=_function)
 
     def __call__(self, x: Any, z: Any) -> Scalar:
         return self.kernel(self.map(x), self.map(z))
@@ -169,7 +200,7 @@ class _Mapped(Kernel):
         return self.kernel.diagonal(jax.vmap(self.map)(X))
 
     def __str__(self) -> str:
-        return f"{_factor(self.kernel)}.on({getattr(self.map, '__name__', brief(self.map))})"
+        return f"{_factor(self.kernel)}.on({brief(self.map)})"
 
 
 class Pairwise(Kernel):
@@ -178,7 +209,7 @@ class Pairwise(Kernel):
     That it is symmetric and positive semidefinite is the caller's promise; a matrix that is not has a code.
     """
 
-    function: Callable[[Any, Any], Scalar]
+    function: Callable[[Any, Any], Scalar] = eqx.field(converter=_function)
 
     @property
     def definite(self) -> bool:

@@ -10,13 +10,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
-from jaxridge.core.checks import as_key, as_points
+from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.implicit import frozen, moves, with_rule
 from jaxridge.core.numbers import matmul, poison
-from jaxridge.core.rows import count, map_rows, sum_rows, take
+from jaxridge.core.rows import as_kind, count, map_rows, sum_rows, take
 from jaxridge.core.types import Array, Bool, Float
 from jaxridge.kernels.base import Kernel
 from jaxridge.kernels.stationary import RBF, Laplace, Matern12, Matern32, Matern52
@@ -163,9 +164,11 @@ def leverage_scores(
     >>> print([f"{score:.4f}" for score in features.leverage_scores(kernels.RBF(), x, 0.5, x)])
     ['0.4000', '0.4000', '0.6667']
     """
-    if not isinstance(lam, Tracer) and not lam > 0:
+    if not isinstance(lam, Tracer) and not np.all(np.asarray(lam) > 0):
         raise ValueError(f"lam is {lam}; leverage scores need a positive λ, such as one of the grid to be solved.")
-    return _leverage_scores(kernel, as_points("points", points), lam, centres, weights)
+    points = as_points("points", points)
+    centres = as_kind("centres", as_points("centres", centres), "points", points)
+    return _leverage_scores(kernel, points, as_floats("lam", lam, (0,)), centres, weights)
 
 
 @eqx.filter_jit

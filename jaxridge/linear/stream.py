@@ -224,6 +224,7 @@ def by_sums(rule: Any, rows: Rows, factored: Spectrum) -> Any:
     return held_out(rows, penalty.reshape(-1), unpenalized=problem.terms.unpenalized)
 
 
+@eqx.filter_jit
 def collect(
     features: Features,
     points: Any,
@@ -260,6 +261,7 @@ def _with_ones(spectrum: Spectrum, phi: Float[Array, "n d"]) -> Float[Array, "n 
     return jnp.concatenate([kept, ones, phi[:, free]], axis=1)
 
 
+@eqx.filter_jit
 def coefficients(
     spectrum: Spectrum,
     features: Features,
@@ -331,12 +333,19 @@ def leverage(
     block: int = 4096,
 ) -> Float[Array, "n c"]:
     """Leverages hᵢ of a collected model at λ, or at each of c of them; a second pass over the rows."""
-    lam = jnp.atleast_1d(lam)
+    return _leverage(spectrum, features, points, jnp.atleast_1d(lam), weights, block)
+
+
+@eqx.filter_jit
+def _leverage(
+    spectrum: Spectrum, features: Features, points: Any, lam: Array, weights: Array | None, block: int
+) -> Float[Array, "n c"]:
     weights = filled((count(points),), 1.0, lam.dtype) if weights is None else weights
     one = lambda rows: leverages_of(spectrum, lam, features(rows[0]), rows[1])  # noqa: E731
     return map_rows(one, (points, weights), block)
 
 
+@eqx.filter_jit
 def leave_one_out(
     spectrum: Spectrum,
     features: Features,
@@ -358,6 +367,7 @@ def leave_one_out(
     return total / jnp.sum(weights)
 
 
+@eqx.filter_jit
 def leave_one_out_sum(
     spectrum: Spectrum,
     features: Features,

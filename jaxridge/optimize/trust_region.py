@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxridge.core.checks import as_floats
+from jaxridge.core.implicit import solution_of
 from jaxridge.core.numbers import exponent, matmul, poison, power_of_two
 from jaxridge.core.report import Record
 from jaxridge.core.results import RESULTS, first_failure
@@ -71,20 +72,20 @@ def _solve(H: Array, g: Array, radius: Array) -> Subproblem:
     )
     p = jnp.where(valid, jnp.where(still_radius > 0, q * safe, 0.0), jnp.nan)
     multiplier = jnp.where(valid, jnp.where(still_radius > 0, mu * h, jnp.inf), jnp.nan)
-    bound = (mu > 0) & (still_radius > 0)
     usable = valid & ~hard & (still_radius > 0)
+    bound = (mu > 0) | ~usable
 
     def conditions(x: Array) -> Array:
         step, lam = x[:n], x[n]
         outside = 0.5 * (jnp.sum(jnp.square(step)) - jnp.square(radius))
         return jnp.append(matmul(H, step) + lam * step + g, jnp.where(bound, outside, lam))
 
-    def solve(jvp: Any, b: Array) -> Array:
-        bordered = jax.vmap(jvp, out_axes=1)(jnp.eye(n + 1, dtype=b.dtype))
+    def solve(linear: Any, b: Array) -> Array:
+        bordered = jax.vmap(linear, out_axes=1)(jnp.eye(n + 1, dtype=b.dtype))
         return jnp.linalg.solve(bordered, poison(b, usable))
 
     start = jnp.append(p, jnp.where(jnp.isfinite(multiplier), multiplier, 0.0))
-    x = jax.lax.custom_root(conditions, start, lambda _, start: start, solve)
+    x = solution_of(conditions, start, solve)
     result = first_failure(
         (~finite, RESULTS.nonfinite_input),
         (~valid, RESULTS.invalid_radius),

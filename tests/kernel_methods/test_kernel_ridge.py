@@ -384,6 +384,56 @@ def test_householder_s_tridiagonal_form(n):
                 np.testing.assert_allclose(turned, turn @ np.asarray(x), atol=1e-14 * n)
 
 
+def gauss(x, z):
+    return jnp.exp(-0.5 * jnp.sum(jnp.square(x - z)))
+
+
+NET = eqx.nn.MLP(2, 2, 3, 1, activation=jnp.tanh, key=jax.random.key(3))
+OWN = {
+    "a function of pairs": (kernels.Pairwise(gauss), kernels.RBF(), lambda x: x),
+    "a map": (kernels.RBF().on(lambda x: jnp.tanh(x)), kernels.RBF(), jnp.tanh),
+    "a network": (2.0 * kernels.Pairwise(gauss).on(NET), 2.0 * kernels.RBF(), jax.vmap(NET)),
+}
+GRID = np.array([0.1, 1.0])
+VERBS = {
+    "kernel_ridge": lambda X, y, k: jxr.kernel_ridge(X, y, 0.1, kernel=k),
+    "path": lambda X, y, k: jxr.kernel_ridge_path(X, y, kernel=k),
+    "at": lambda X, y, k: jxr.kernel_ridge_path(X, y, GRID, kernel=k).at(0.3),
+    "cv": lambda X, y, k: jxr.kernel_ridge_cv(X, y, GRID, kernel=k, rule=select.kfold(2)).fit,
+    "ball": lambda X, y, k: jxr.kernel_ridge_ball(X, y, 0.5, kernel=k),
+    "compare": lambda X, y, k: jxr.kernel_ridge_compare(X, y, {"a": select.gcv, "b": select.loo}, GRID, kernel=k),
+    "posterior": lambda X, y, k: jxr.kernel_posterior(X, y, 0.1, kernel=k, noise=0.1).fit,
+    "banded": lambda X, y, k: jxr.kernel_ridge_banded(X, y, GRID, kernels=[k, 0.5 * k]),
+    "svm": lambda X, y, k: jxr.svm(X, jnp.sign(y), 0.1, kernel=k),
+    "svm_path": lambda X, y, k: jxr.svm_path(X, jnp.sign(y), GRID, kernel=k),
+    "nystroem": lambda X, y, k: jxr.kernel_ridge_path(X, y, GRID, kernel=k, solver=jxr.Nystroem(centres=X[:4])),
+    "iterative": lambda X, y, k: jxr.kernel_ridge(X, y, 0.1, kernel=k, solver=jxr.Iterative(jax.random.key(0))),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("of", OWN)
+def test_kernels_of_one_s_own_in_every_verb(of, verb):
+    """What holds a function is the kernel that it equals, and its models come out of jit and vmap like others."""
+    own, same, features = OWN[of]
+    fn = VERBS[verb]
+    X, y = jnp.asarray(POINTS["plain"]), jnp.asarray(Y[:, 0])
+    got, want = jax.jit(lambda X, y: fn(X, y, own))(X, y), fn(features(X), y, same)
+    np.testing.assert_allclose(got.dual_coef, want.dual_coef, rtol=1e-6, atol=1e-8)
+    assert jax.tree.structure(jax.tree.map(lambda x: x, got)) == jax.tree.structure(got)
+
+
+def test_a_kernel_with_a_function_among_its_leaves_is_told():
+    class Mine(kernels.Kernel):
+        function: object
+
+        def __call__(self, x, z):
+            return self.function(x, z)
+
+    with pytest.raises(ValueError, match=r"kernel Mine holds .* declare that field with"):
+        jxr.kernel_ridge_path(POINTS["plain"], Y, LAMS, kernel=Mine(gauss))
+
+
 def test_classes_in_closed_form():
     """One-hot classes and least-squares support vectors: error rates by leave-one-out equal those of refits."""
     rng = np.random.default_rng(11)
