@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxridge.core.checks import as_floats
 from jaxridge.core.numbers import matmul
+from jaxridge.core.parts import Parts
 from jaxridge.core.types import Array, Float
 
 
@@ -52,7 +53,7 @@ class Layout(eqx.Module):
 class Map(eqx.Module):
     """x (n,) ↦ Ax (m,), and its adjoint; ``operator`` is a matrix or a lineax operator."""
 
-    operator: Any
+    held: Parts
     inputs: Layout
     outputs: Layout
 
@@ -71,14 +72,18 @@ class Map(eqx.Module):
                         f"{name} has an {side} of {layout.dtype}; only real floating operators are taken. For a "
                         "complex one let x be the pair (real, imaginary) and return that pair."
                     )
-            return cls(A, inputs, outputs)
+            return cls(Parts(A), inputs, outputs)
         if callable(A) and not hasattr(A, "shape"):
             raise ValueError(f"{name} is a function; say which x it takes: {name}=operators.function(fn, shape_of_x).")
         A = as_floats(name, A, (2,))
         if 0 in A.shape:
             raise ValueError(f"{name} has shape {A.shape}; at least one row and one column are needed.")
         m, n = A.shape
-        return cls(A, *(Layout.of(jax.ShapeDtypeStruct((size,), A.dtype)) for size in (n, m)))
+        return cls(Parts(A), *(Layout.of(jax.ShapeDtypeStruct((size,), A.dtype)) for size in (n, m)))
+
+    @property
+    def operator(self) -> Any:
+        return self.held.whole
 
     @property
     def is_matrix(self) -> bool:

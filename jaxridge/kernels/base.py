@@ -26,6 +26,7 @@ from jax.core import Tracer
 
 from jaxridge.core.implicit import moves, with_rule
 from jaxridge.core.numbers import poison
+from jaxridge.core.parts import Function
 from jaxridge.core.report import brief
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
@@ -155,40 +156,9 @@ class _Weighted(Kernel):
         return f"{brief(self.weight)} * {_factor(self.kernel)}"
 
 
-class Function(eqx.Module):
-    """A function, or a module that is called, as a tree of its arrays: the rest of it is static.
-
-    So that kernels of it go through jit and vmap, and come out of them in a model.
-    """
-
-    arrays: Any
-    rest: Any = eqx.field(static=True)
-
-    def __init__(self, fn: Callable[..., Any]):
-        self.arrays, rest = eqx.partition(fn, eqx.is_array)
-        leaves, tree = jax.tree.flatten(rest)
-        self.rest = tuple(leaves), tree
-
-    @property
-    def whole(self) -> Callable[..., Any]:
-        leaves, tree = self.rest
-        return eqx.combine(self.arrays, jax.tree.unflatten(tree, leaves))
-
-    def __call__(self, *points: Any) -> Any:
-        return self.whole(*points)
-
-    def __str__(self) -> str:
-        return getattr(self.whole, "__name__", brief(self.whole))
-
-
-def _function(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A pytree of arrays alone stays as it is."""
-    return fn if all(map(eqx.is_array, jax.tree.leaves(fn))) else Function(fn)
-
-
 class _Mapped(Kernel):
     kernel: Kernel
-    map: Callable[[Any], Any] = eqx.field(converter=_function)
+    map: Callable[[Any], Any] = eqx.field(converter=Function.of)
 
     def __call__(self, x: Any, z: Any) -> Scalar:
         return self.kernel(self.map(x), self.map(z))
@@ -209,7 +179,7 @@ class Pairwise(Kernel):
     That it is symmetric and positive semidefinite is the caller's promise; a matrix that is not has a code.
     """
 
-    function: Callable[[Any, Any], Scalar] = eqx.field(converter=_function)
+    function: Callable[[Any, Any], Scalar] = eqx.field(converter=Function.of)
 
     @property
     def definite(self) -> bool:

@@ -205,6 +205,33 @@ def test_an_operator_without_pseudo_inverse_takes_a_solve_for_each_lam():
         path.factored.dof(1.0)
 
 
+OF_OPERATORS = {
+    "tikhonov": lambda A, b: jxr.tikhonov(A, b, 0.1),
+    "path": lambda A, b: jxr.tikhonov_path(A, b, [0.1, 1.0]),
+    "path per lam": lambda A, b: jxr.tikhonov_path(A, b, [0.1, 1.0], solver=inverse.PerLam()),
+    "at": lambda A, b: jxr.tikhonov_path(A, b, [0.1, 1.0]).at(0.3),
+    "cv": lambda A, b: jxr.tikhonov_cv(A, b, [0.1, 1.0], rule=select.discrepancy(0.1)).fit,
+    "ball": lambda A, b: jxr.tikhonov_ball(A, b, 0.5),
+    "residual": lambda A, b: jxr.tikhonov_residual(A, b, 0.5),
+}
+
+
+@pytest.mark.parametrize("verb", OF_OPERATORS)
+def test_operators_of_functions_under_transforms(verb):
+    """A model holds its operator, whose function comes out of jit, vmap and grad with it."""
+    rng = np.random.default_rng(7)
+    M = jnp.asarray(rng.standard_normal((9, 4)))
+    b, fn = M @ jnp.arange(4.0) + 0.1 * jnp.cos(jnp.arange(9.0)), OF_OPERATORS[verb]
+    A, want = operators.function(lambda x: M @ x, 4), fn(M, b).x
+    np.testing.assert_allclose(jax.jit(lambda b: fn(A, b))(b).x, want, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(lambda b: fn(A, b))(b[None]).x[0], want, rtol=1e-6)
+    slope = jax.grad(lambda b, A: jnp.sum(fn(A, b).x * jnp.arange(4.0)))
+    np.testing.assert_allclose(
+        jax.grad(lambda b: slope(b, A) @ b)(b), jax.grad(lambda b: slope(b, M) @ b)(b), rtol=1e-5
+    )
+    np.testing.assert_allclose(slope(b, A), slope(b, M), rtol=1e-5)
+
+
 def test_whitening_is_generalised_least_squares():
     A, b = PROBLEMS["heat"]
     root = np.tril(np.random.default_rng(4).standard_normal((N, N))) + 4 * np.eye(N)
