@@ -294,7 +294,9 @@ def _live(
         if box is None:
             return g
         bound = jnp.where(x <= frozen(box).lower, box.lower, box.upper)
-        return jnp.where(held, q - (jnp.where(held, bound, x) - x) / unit, g)
+        g = jnp.where(held, q - (jnp.where(held, bound, x) - x) / unit, g)
+        # Which bounds would hold a search that failed is not known: any, and the derivative is poisoned.
+        return g + jnp.where(good, 0.0, box.lower + box.upper)
 
     def tangent(jvp: Callable[[Array], Array], b: Array) -> Array:
         return derivative(around, jnp.zeros_like(x), held, jvp, poison(b, good))
