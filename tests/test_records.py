@@ -1,6 +1,7 @@
 """Records at a prompt: what they print, what they score, and the columns of data frames that they know by name."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,17 @@ def test_programs_that_give_records_are_stored(verb):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), got, want)
     assert repr(got) == repr(want)
     assert got.summary() == want.summary()
+
+
+def test_a_symbolic_number_of_rows_is_for_predictions():
+    (n,) = jax.export.symbolic_shape("n")
+    rows, column = jax.ShapeDtypeStruct((n, 2), jnp.float64), jax.ShapeDtypeStruct((n,), jnp.float64)
+    for fit in (jxr.ridge(X, y, 1.0), jxr.kernel_ridge(X, y, 1.0, kernel=kernels.Linear())):
+        predict = jax.export.export(jax.jit(lambda X, fit=fit: fit.predict(X)))(rows)
+        np.testing.assert_allclose(predict.call(jnp.asarray(X[:3])), fit.predict(X[:3]))
+    for verb in (jxr.ridge, partial(jxr.kernel_ridge, kernel=RBF), jxr.tikhonov):
+        with pytest.raises(ValueError, match="symbolic shape"):
+            jax.export.export(jax.jit(lambda X, y, verb=verb: verb(X, y, 1.0)))(rows, column)
 
 
 def test_programs_that_take_records_are_stored():

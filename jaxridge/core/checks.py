@@ -58,6 +58,16 @@ def as_floats(name: str, x: Any, ndim: tuple[int, ...]) -> Array:
     return jnp.asarray(array if dtype.isnative else array.astype(dtype.newbyteorder("=")))
 
 
+def of_known_shape(name: str, array: Array) -> Array:
+    """The array, or a ``ValueError`` where a dimension of it is a symbol of `jax.export`: blocks of rows follow n."""
+    if all(isinstance(size, int) for size in array.shape):
+        return array
+    raise ValueError(
+        f"{name} has the symbolic shape {array.shape}; a fit is exported for sizes in numbers: fill shorter tables "
+        "up with rows of weight 0. Predictions take a symbolic number of rows."
+    )
+
+
 def _hint(name: str, ndim: int) -> str:
     """What to write for an array that lacks an axis."""
     if name == "X" and ndim == 1:

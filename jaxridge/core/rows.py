@@ -72,7 +72,7 @@ def _largest(program: Any) -> int:
 def map_rows(fn: Callable[[Any], Any], rows: Any, block: int) -> Any:
     """``fn`` of the rows, which gives a row for each of them, in one array or in several."""
     n = count(rows)
-    if block >= n:
+    if not isinstance(n, int) or block >= n:  # a symbol of `jax.export` has no blocks
         return jax.checkpoint(fn)(rows)
     out = map_with_rules(fn, blocks(rows, block)[0])
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], out)

@@ -8,7 +8,7 @@ import lineax as lx
 import numpy as np
 
 from jaxridge import operators
-from jaxridge.core.checks import as_floats
+from jaxridge.core.checks import as_floats, of_known_shape
 from jaxridge.core.factored import Solver, Terms, as_solver
 from jaxridge.core.numbers import matmul
 from jaxridge.core.types import Array, Float
@@ -54,7 +54,7 @@ def problem_of(
     given = Map.of("A", A)
     outputs, dtype = given.outputs, given.outputs.dtype
     if given.is_matrix:
-        b = as_floats("b", b, (1, 2))
+        b = of_known_shape("b", as_floats("b", b, (1, 2)))
         dtype = jnp.promote_types(given.inputs.dtype, b.dtype)
         given = given.astype(dtype)
     flat, single = _right_hand_sides(b, outputs, dtype)

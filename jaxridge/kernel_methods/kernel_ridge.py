@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxridge import select
 from jaxridge.core import plan
-from jaxridge.core.checks import as_flag, as_floats, as_lam, as_lams, as_points, names_of
+from jaxridge.core.checks import as_flag, as_floats, as_lam, as_lams, as_points, names_of, of_known_shape
 from jaxridge.core.factored import Solver, Terms, as_solver
 from jaxridge.core.types import Array, Float
 from jaxridge.core.verbs import verb
@@ -284,7 +284,7 @@ def problem_of(points: Any, y: Any, weights: Any, intercept: bool, kernel: Any) 
             f"kernel {type(kernel).__name__} holds {strange[0]!r}, which is no array: declare that field with "
             "equinox.field(static=True), or pass kernels.Pairwise(function), or kernel.on(map)."
         )
-    y, points = as_floats("y", y, (1, 2)), as_points("points", points)
+    y, points = of_known_shape("y", as_floats("y", y, (1, 2))), as_points("points", points)
     leaves = jax.tree.leaves(points)
     lengths = {leaf.shape[0] for leaf in leaves}
     if lengths != {y.shape[0]}:

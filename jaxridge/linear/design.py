@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxridge.core.checks import as_flag, as_floats, names_of
+from jaxridge.core.checks import as_flag, as_floats, names_of, of_known_shape
 from jaxridge.core.factored import Problem
 from jaxridge.core.numbers import exponent, filled, matmul, power_of_two
 from jaxridge.core.types import Array, Float
@@ -134,7 +134,7 @@ def checked(
 ) -> tuple[Data, Terms]:
     """Arrays and static terms of a problem. Shapes and dtypes are checked here, values never."""
     names = names_of(X) or ()
-    X, y = as_floats("X", X, (2,)), as_floats("y", y, (1, 2))
+    X, y = of_known_shape("X", as_floats("X", X, (2,))), as_floats("y", y, (1, 2))
     (n, d), single = X.shape, y.ndim == 1
     if n == 0:
         raise ValueError("X has no rows; at least one observation is needed.")
