@@ -193,6 +193,33 @@ def test_longley_has_the_certified_errors():
     np.testing.assert_allclose(np.append(found.intercept_error, found.standard_error), NIST[1], rtol=1e-7)
 
 
+# By NumPy's algebra of the hat matrix on columns of unit deviation: λ, dof, rss, GCV, leave-one-out, Cp, AIC and BIC;
+# there the variance counts as a parameter, and the constant n(1 + log 2π) is left out.
+CRITERIA = {
+    0: (7.0, 836424.0555059016, 165219.56651968427, 180430.7838407574,
+          7.0, 189.82883655441134, 196.0095463323296),
+    0.005: (6.415117759899732, 910133.6811545298, 158508.15327111742, 164256.42072645505,
+          6.623357891724089, 190.01036428510778, 195.73920064048622),
+    0.1: (5.015219066897667, 1827125.619343944, 242273.31916445482, 240317.75715578187,
+          13.690478356035774, 198.36109202057304, 203.00838243345987),
+    10: (2.806857240612697, 11337143.658996487, 1042142.5034361143, 991834.0622941181,
+          111.60242613927795, 223.14981400720637, 226.09094897848058),
+}  # fmt: skip
+
+
+def test_criteria_of_longley_at_four_lams():
+    X, y = LONGLEY[:, :6], 1e3 * LONGLEY[:, 6]
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    rules = [select.gcv, select.loo, select.cp(92936.0061673224), select.aic, select.bic]
+    found = [jxr.ridge_cv(X, y, list(CRITERIA), rule=rule).scores for rule in rules]
+    path = jxr.ridge_path(X, y, list(CRITERIA))
+    for i, (dof, rss, gcv, loo, cp, aic, bic) in enumerate(CRITERIA.values()):
+        np.testing.assert_allclose([path.dof[i], path.rss[i]], [dof, rss], rtol=1e-10)
+        constant = 16 * (1 + np.log(2 * np.pi))
+        want = [gcv, loo, cp, aic + constant - 2, bic + constant - np.log(16)]
+        np.testing.assert_allclose([scores[i] for scores in found], want, rtol=1e-10)
+
+
 def test_least_squares_has_the_table_of_statsmodels():
     sm = pytest.importorskip("statsmodels.api")
     inflation = pytest.importorskip("statsmodels.stats.outliers_influence").variance_inflation_factor
