@@ -319,8 +319,7 @@ class Tridiagonal(Dense):
     """The kernel matrix in tridiagonal form: coefficients, GCV and evidence for any number of λ.
 
     Two to three times cheaper than `Eigen`; leverages and leave-one-out are a ``ValueError``. A λ below
-    rounding gives the solution at the least λ that the dtype resolves, with a code. Not on TPU; ``jax.export`` gives
-    no guarantee for this factorisation and wants `Eigen` or a disabled check.
+    rounding gives the solution at the least λ that the dtype resolves, with a code.
     """
 
     decompose = staticmethod(tridiagonal)
