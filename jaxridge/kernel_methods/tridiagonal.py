@@ -1,7 +1,7 @@
 """A kernel matrix in tridiagonal form, after which each λ costs O(n); and the same in float32, refined."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +11,8 @@ from jaxridge.core.types import Array, Bool, Float, Scalar
 from jaxridge.kernel_methods.factor import Factor
 from jaxridge.kernel_methods.form import KernelForm, rounding, tolerance
 from jaxridge.linalg import conjugate_gradients
-from jaxridge.linalg import tridiagonal as reflections
-
-
-def _rotation(transpose: bool) -> Any:
-    """x ↦ Qx or Qᵀx from the reflections of a tridiagonalisation, which leave the first row alone."""
-
-    @jax.custom_batching.custom_vmap
-    def rotate(packed: Float[Array, "p p"], taus: Float[Array, " q"], x: Float[Array, "p m"]) -> Float[Array, "p m"]:
-        if not taus.shape[0]:
-            return x
-        return jnp.concatenate([x[:1], reflections.rotate(packed[1:, :-1], taus, x[1:], transpose=transpose)])
-
-    @rotate.def_vmap
-    def together(size: int, batched: list[bool], packed: Array, taus: Array, x: Array) -> tuple[Array, bool]:
-        """A batch of x becomes columns: a batch of the reflections would be an array of (k, n, n)."""
-        if not batched[0] and not batched[1]:
-            columns = jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
-            turned = rotate(packed, taus, columns).reshape(x.shape[1], size, x.shape[2])
-            return jnp.moveaxis(turned, 1, 0), True
-        args = [
-            value if has else jnp.broadcast_to(value[None], (size, *value.shape))
-            for has, value in zip(batched, (packed, taus, x), strict=True)
-        ]
-        return jax.lax.map(lambda args: rotate(*args), tuple(args)), True
-
-    return rotate
-
-
-_rotate, _rotate_back = _rotation(False), _rotation(True)
+from jaxridge.linalg.tridiagonal import Reflections, reflections, rotate
+from jaxridge.linalg.tridiagonal import tridiagonal as tridiagonal_form
 
 
 class TridiagonalFactor(Factor):
@@ -48,8 +21,7 @@ class TridiagonalFactor(Factor):
     No leverages: the diagonal of G would cost as much as the eigenvectors that this saves.
     """
 
-    packed: Float[Array, "p p"]
-    taus: Float[Array, " q"]
+    Q: Reflections
     d: Float[Array, " p"]
     off: Float[Array, " p"]  # below the diagonal, off[0] = 0
     floor: Scalar
@@ -59,10 +31,10 @@ class TridiagonalFactor(Factor):
     has_diagonal: ClassVar[bool] = False
 
     def coordinates(self, form: KernelForm, b: Array) -> Array:
-        return _rotate_back(self.packed, self.taus, form.lower(b))
+        return rotate(self.Q, form.lower(b), transpose=True)
 
     def back(self, form: KernelForm, z: Array) -> Array:
-        return form.lift(_rotate(self.packed, self.taus, z))
+        return form.lift(rotate(self.Q, z, transpose=False))
 
     def times(self, z: Array) -> Array:
         below = self.off[:, None] * jnp.roll(z, 1, axis=0)
@@ -80,7 +52,7 @@ class TridiagonalFactor(Factor):
 
     def inverse(self, mu: Float[Array, " c"], b: Float[Array, "p t"]) -> Float[Array, "p t"]:
         """Gb on the complement of u."""
-        return _rotate(self.packed, self.taus, self.within(mu, _rotate_back(self.packed, self.taus, b)))
+        return rotate(self.Q, self.within(mu, rotate(self.Q, b, transpose=True)), transpose=False)
 
     def pivots(self, mu: Float[Array, " c"]) -> Float[Array, "p c"]:
         """Those of T + μ, from above."""
@@ -148,7 +120,7 @@ def _squares(off: Float[Array, " p"], pivots: Float[Array, "p c"], z: Float[Arra
 
 def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> TridiagonalFactor:
     """One tridiagonalisation, (4/3)n³ flops, half of them bound by memory."""
-    packed, d, off, taus = reflections.tridiagonal(K)
+    packed, d, off, taus = tridiagonal_form(K)
     off = jnp.concatenate([jnp.zeros(1, d.dtype), off])
     largest = jnp.max(jnp.abs(d) + jnp.abs(off) + jnp.abs(jnp.roll(off, -1)), initial=0.0)
     floor = rounding(K, largest)
@@ -156,7 +128,14 @@ def tridiagonal(form: KernelForm, K: Float[Array, "p p"]) -> TridiagonalFactor:
     far = -tolerance(K) * jnp.maximum(largest, 1.0)
     below = jnp.sum(_pivots(d, off, -jnp.stack([far, floor])) < 0, axis=0)
     definite = below[0] == 0
-    return TridiagonalFactor(packed, taus, poison(d, definite), off, floor, definite, below[1:] > 0)
+    return TridiagonalFactor(
+        Q=reflections(packed, taus),
+        d=poison(d, definite),
+        off=off,
+        floor=floor,
+        definite=definite,
+        singular=below[1:] > 0,
+    )
 
 
 class MixedFactor(Factor):

@@ -1,15 +1,18 @@
 """Householder's tridiagonal form of a symmetric matrix, and its reflections, on every platform and for export."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxridge.core.numbers import matmul, safe_divide, safe_sqrt
 from jaxridge.core.types import Array, Float
 
-__all__ = ["rotate", "tridiagonal"]
+__all__ = ["Reflections", "reflections", "rotate", "tridiagonal"]
 
 Form = tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, " n-1"], Float[Array, " n-1"]]
-_PANEL = 64  # reflections that make one product: on CPU 32 to 128 are alike
+_PANEL = 32  # reflections that make one product: on CPU 32 and 64 are alike
 
 
 def tridiagonal(K: Float[Array, "n n"]) -> Form:
@@ -56,39 +59,67 @@ def _by_products(K: Float[Array, "n n"]) -> Form:
     return packed, jnp.diagonal(left), off, taus
 
 
-def rotate(packed: Float[Array, "q q"], taus: Float[Array, " q"], x: Float[Array, "q m"], *, transpose: bool) -> Array:
-    """Qx or Qᵀx with Q = H₀H₁…, Hₖ = I − τₖvvᵀ and v = (0, …, 0, 1, packed[k+1:, k]); `numpy.linalg.qr`'s raw form.
+class Reflections(NamedTuple):
+    """Q = H₀H₁… in panels of I − VTVᵀ."""
 
-    By products, a panel of reflections at a time, I − VTVᵀ with T⁻¹ = diag(1/τ) + the part of VᵀV above the diagonal
-    (Joffrain et al. 2006, ACM Trans. Math. Softw. 32, 169): 4q²m flops. Many columns pay for Q itself.
+    V: Float[Array, "k n p"]
+    T: Float[Array, "k p p"]
+
+
+def reflections(packed: Float[Array, "n n"], taus: Float[Array, " n-1"]) -> Reflections:
+    """Those of a `tridiagonal` form.
+
+    T⁻¹ = diag(1/τ) + the part of VᵀV above the diagonal (Joffrain et al. 2006, ACM Trans. Math. Softw. 32, 169).
 
     >>> import jax.numpy as jnp
-    >>> from jaxridge.linalg import tridiagonal
-    >>> packed, tau = jnp.linalg.qr(jnp.array([[3.0, 1.0], [4.0, 2.0]]), mode="raw")
-    >>> print(tridiagonal.rotate(packed.T, tau, jnp.array([[3.0], [4.0]]), transpose=True).round(4).T)
-    [[-5.  0.]]
+    >>> from jaxridge.linalg import tridiagonal as form
+    >>> packed, d, off, taus = form.tridiagonal(jnp.array([[4.0, 3.0, 4.0], [3.0, 1.0, 0.0], [4.0, 0.0, 1.0]]))
+    >>> Q = form.reflections(packed, taus)
+    >>> print(form.rotate(Q, jnp.array([[1.0], [3.0], [4.0]]), transpose=True).round(4).T)
+    [[ 1. -5.  0.]]
     """
-    q, m = x.shape
-    if m >= q:
-        Q = jax.lax.linalg.householder_product(packed, taus)
-        return matmul(Q.T if transpose else Q, x)
-    width = min(_PANEL, taus.shape[0])
-    panels = -(-taus.shape[0] // width)
-    spare = panels * width - taus.shape[0]
-    V = jnp.tril(packed[:, : taus.shape[0]], -1) + jnp.eye(q, taus.shape[0], dtype=x.dtype)
-    V = jnp.pad(V, [(0, 0), (0, spare)]).reshape(q, panels, width).transpose(1, 0, 2)
-    taus = jnp.pad(taus, (0, spare)).reshape(panels, width)
+    n, count = packed.shape[0], taus.shape[0]
+    width = max(min(_PANEL, count), 1)
+    panels = max(-(-count // width), 1)
+    spare = panels * width - count
+    V = jnp.tril(packed[:, :count], -2) + jnp.eye(n, count, -1, dtype=packed.dtype)
+    V = jnp.pad(V, [(0, 0), (0, spare)]).reshape(n, panels, width).transpose(1, 0, 2)
+    tau = jnp.pad(taus, (0, spare)).reshape(panels, width, 1)
+    eye = jnp.broadcast_to(jnp.eye(width, dtype=packed.dtype), (panels, width, width))
+    inverse = eye + tau * jnp.triu(matmul(V.transpose(0, 2, 1), V), 1)
+    T: Array = jax.lax.linalg.triangular_solve(inverse, tau * eye, left_side=True, lower=False)
+    return Reflections(V, T)
 
-    def apply(x: Array, panel: tuple[Array, Array]) -> tuple[Array, None]:
-        V, tau = panel
-        inverse = jnp.eye(width, dtype=x.dtype) + tau[:, None] * jnp.triu(matmul(V.T, V), 1)
-        z = matmul(V.T, x)
-        # T = inverse⁻¹·diag(τ)
-        if transpose:
-            z = jax.lax.linalg.triangular_solve(inverse, z, left_side=True, lower=False, transpose_a=True)
-            z = tau[:, None] * z
-        else:
-            z = jax.lax.linalg.triangular_solve(inverse, tau[:, None] * z, left_side=True, lower=False)
-        return x - matmul(V, z), None
 
-    return jax.lax.scan(apply, x, (V, taus), reverse=not transpose)[0]
+def rotate(Q: Reflections, x: Float[Array, "n m"], *, transpose: bool) -> Float[Array, "n m"]:
+    """Qx or Qᵀx by products, 4n²m flops; Q itself pays for many columns. A batch of x alone becomes columns."""
+    return (_back if transpose else _forth)(*Q, x)
+
+
+def _rotation(transpose: bool) -> Callable[..., Array]:
+    def one(V: Array, T: Array, x: Array) -> Array:
+        n, m = x.shape
+        if m >= n > 1:
+            below = V.transpose(1, 0, 2).reshape(n, -1)[1:, : n - 1]
+            H = jax.lax.linalg.householder_product(below, jnp.diagonal(T, axis1=1, axis2=2).reshape(-1)[: n - 1])
+            return jnp.concatenate([x[:1], matmul(H.T if transpose else H, x[1:])])
+
+        def apply(x: Array, panel: tuple[Array, Array]) -> tuple[Array, None]:
+            V, T = panel
+            return x - matmul(V, matmul(T.T if transpose else T, matmul(V.T, x))), None
+
+        return jax.lax.scan(apply, x, (V, T), reverse=not transpose)[0]
+
+    together = jax.custom_batching.custom_vmap(one)
+
+    @together.def_vmap
+    def batched(size: int, has: list[bool], V: Array, T: Array, x: Array) -> tuple[Array, bool]:
+        if has[0] or has[1]:
+            return jax.vmap(one, [0 if each else None for each in has])(V, T, x), True
+        turned = together(V, T, jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1))
+        return jnp.moveaxis(turned.reshape(x.shape[1], size, x.shape[2]), 1, 0), True
+
+    return together
+
+
+_forth, _back = _rotation(False), _rotation(True)

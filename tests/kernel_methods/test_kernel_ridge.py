@@ -373,15 +373,19 @@ def test_householder_s_tridiagonal_form(n):
     for form in (reflections.tridiagonal, reflections._by_products):
         packed, d, off, taus = jax.jit(form)(K)
         T = np.diag(d) + np.diag(off, 1) + np.diag(off, -1)
-        below = packed[1:, :-1]
         Q = np.eye(n)
-        Q[1:, 1:] = jax.lax.linalg.householder_product(below, taus)
+        Q[1:, 1:] = jax.lax.linalg.householder_product(packed[1:, :-1], taus)
         np.testing.assert_allclose(Q @ T @ Q.T, K, atol=1e-14 * n)
-        for columns in (1, n - 2, 2 * n):
-            x = jnp.asarray(rng.standard_normal((n - 1, columns)))
-            for turn, transpose in ((Q[1:, 1:], False), (Q[1:, 1:].T, True)):
-                turned = reflections.rotate(below, taus, x, transpose=transpose)
+        panels = reflections.reflections(packed, taus)
+        for columns in (1, n, 3 * n):
+            x = jnp.asarray(rng.standard_normal((n, columns)))
+            for turn, transpose in ((Q, False), (Q.T, True)):
+                turned = reflections.rotate(panels, x, transpose=transpose)
                 np.testing.assert_allclose(turned, turn @ np.asarray(x), atol=1e-14 * n)
+    alone = reflections.reflections(
+        *(x for i, x in enumerate(reflections.tridiagonal(jnp.ones((1, 1)))) if i in (0, 3))
+    )
+    assert reflections.rotate(alone, jnp.full((1, 1), 3.0), transpose=True) == 3.0
 
 
 def gauss(x, z):
