@@ -48,6 +48,15 @@ def filled(shape: tuple[int, ...], value: float, dtype: Any) -> Array:
     return jax.lax.optimization_barrier(jnp.full(shape, value, dtype))
 
 
+def centre_of(rows: Float[Array, "n d"]) -> Float[Array, "1 d"]:
+    """Their mean, to be taken off: Σ/n, by a division.
+
+    A product with 1/n, which n that the compiler knows becomes, it contracts with the subtraction (FMA) in one loop and
+    not in another, and rows with an offset would be about two means that differ by rounding.
+    """
+    return jnp.sum(rows, axis=0, keepdims=True) / filled((), float(rows.shape[0]), rows.dtype)
+
+
 def safe_divide(a: Array, b: Array) -> Array:
     """``a / b``, and 0 where ``b`` is 0, with a zero derivative there instead of NaN."""
     zero = b == 0

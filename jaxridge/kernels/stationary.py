@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import matmul, poison, safe_divide, safe_sqrt
+from jaxridge.core.numbers import centre_of, matmul, poison, safe_divide, safe_sqrt
 from jaxridge.core.rows import same_kind
 from jaxridge.core.types import Array, Float, Scalar
 from jaxridge.kernels.base import Scaled, as_leaf, with_slopes
@@ -37,7 +37,7 @@ def _squared_distances(X: Float[Array, "n d"], Z: Float[Array, "m d"] | None) ->
     """
     if Z is not None:
         same_kind("Z", Z, "X", X)
-    centre = jax.lax.stop_gradient(jnp.mean(X if Z is None else Z, axis=0, keepdims=True))
+    centre = jax.lax.stop_gradient(centre_of(X if Z is None else Z))
     X = X - centre
     other = X if Z is None else Z - centre
     sums = jnp.sum(jnp.square(X), axis=1)[:, None] + jnp.sum(jnp.square(other), axis=1)[None, :]

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import exponent, filled, matmul, poison, power_of_two
+from jaxridge.core.numbers import centre_of, exponent, filled, matmul, poison, power_of_two
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.linalg.householder import householder, reflect
 from jaxridge.linear.design import Design
@@ -94,7 +94,7 @@ def _without_mean(X: Float[Array, "n d"], y: Float[Array, "n t"]) -> _Reduced:
     root = math.sqrt(n)
     columns = []
     for M in (X, y):
-        mean = jnp.mean(M, axis=0, keepdims=True)
+        mean = centre_of(M)
         M = M - mean
         total = jnp.sum(M, axis=0, keepdims=True)
         columns.append((M[1:] - (root * M[:1] + total) / (n + root), mean + total / n))
