@@ -26,9 +26,14 @@ def same_kind(name: str, points: Any, of: str, others: Any) -> None:
 
 
 def as_kind(name: str, points: Any, of: str, others: Any) -> Any:
-    """`points` in the dtypes of ``others``, of which they must be the `same_kind`."""
+    """`points`, the `same_kind` as ``others``, in the precision of theirs; whole numbers take nothing off new ones."""
     same_kind(name, points, of, others)
-    return jax.tree.map(lambda x, other: x.astype(other.dtype), points, others)
+
+    def one(x: Any, other: Any) -> Any:
+        both = jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(other.dtype, jnp.floating)
+        return x.astype(other.dtype) if both else x
+
+    return jax.tree.map(one, points, others)
 
 
 def take(points: Any, rows: Int[Array, " m"]) -> Any:

@@ -428,6 +428,17 @@ def test_kernels_of_one_s_own_in_every_verb(of, verb):
     assert jax.tree.structure(jax.tree.map(lambda x: x, got)) == jax.tree.structure(got)
 
 
+def test_new_points_take_the_precision_of_the_model_and_never_its_whole_numbers():
+    kernel, times = kernels.RBF().on(lambda p: p["t"]), np.arange(6)[:, None]
+    y, new = jnp.sin(jnp.arange(6.0)), np.array([[0.5], [2.7]])
+    want = jxr.kernel_ridge(times.astype(float), y, 0.1, kernel=kernels.RBF()).predict(new)
+    whole = jxr.kernel_ridge({"t": times}, y, 0.1, kernel=kernel)
+    np.testing.assert_allclose(whole.predict({"t": new}), want, rtol=1e-12)
+    single = jxr.kernel_ridge({"t": times.astype(np.float32)}, y.astype(jnp.float32), 0.1, kernel=kernel)
+    assert single.predict({"t": new}).dtype == jnp.float32
+    np.testing.assert_allclose(single.predict({"t": new}), want, rtol=1e-4)
+
+
 def test_a_kernel_with_a_function_among_its_leaves_is_told():
     class Mine(kernels.Kernel):
         function: object
