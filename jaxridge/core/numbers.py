@@ -77,11 +77,16 @@ def safe_sqrt(x: Array) -> Array:
 
 def log2(x: Array) -> Array:
     """The integer k with 2^k <= |x| < 2^(k+1), read off the bits; 0 for zero, subnormals, infinity and NaN."""
+    stored, regular = _stored_exponent(x)
+    return jnp.where(regular, stored - (jnp.finfo(x.dtype).maxexp - 1), 0)
+
+
+def _stored_exponent(x: Array) -> tuple[Array, Array]:
+    """What the bits hold as the exponent, and whether it is that of a number: neither 0 nor all ones."""
     info = jnp.finfo(x.dtype)
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{info.bits}"))
-    biased = jax.lax.shift_right_logical(bits, jnp.full_like(bits, info.nmant)) & (2 * info.maxexp - 1)
-    regular = (biased > 0) & (biased < 2 * info.maxexp - 1)
-    return jnp.where(regular, biased - (info.maxexp - 1), 0).astype(jnp.int32)
+    bits, ones = jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{info.bits}")), 2 * info.maxexp - 1
+    stored = (jax.lax.shift_right_logical(bits, jnp.full_like(bits, info.nmant)) & ones).astype(jnp.int32)
+    return stored, (stored > 0) & (stored < ones)
 
 
 def size(x: Array) -> Array:
@@ -94,9 +99,9 @@ def exponent(x: Array) -> Array:
 
     It is 0 for zero and for anything that is not finite.
     """
-    limit, tiny = jnp.finfo(x.dtype).maxexp - 4, jnp.finfo(x.dtype).tiny
-    regular = jnp.isfinite(x) & (jnp.abs(x) >= tiny)
-    return jnp.where(regular, jnp.clip(log2(x) + 1, -limit, limit), 0)
+    limit = jnp.finfo(x.dtype).maxexp - 4
+    stored, regular = _stored_exponent(x)
+    return jnp.where(regular, jnp.clip(stored - (limit + 2), -limit, limit), 0)
 
 
 def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
@@ -105,9 +110,8 @@ def power_of_two(e: Array, dtype: jnp.dtype) -> Array:
     Infinity above the range of the dtype and 0 below it.
     """
     info = jnp.finfo(dtype)
-    whole = jnp.dtype(f"int{info.bits}")
-    biased = jnp.clip(e.astype(whole) + (info.maxexp - 1), 0, 2 * info.maxexp - 1)
-    return jax.lax.bitcast_convert_type(biased << info.nmant, dtype)
+    stored = jnp.clip(e.astype(jnp.int32) + (info.maxexp - 1), 0, 2 * info.maxexp - 1)
+    return jax.lax.bitcast_convert_type(stored.astype(jnp.dtype(f"int{info.bits}")) << info.nmant, dtype)
 
 
 def norm_in(w: Float[Array, "n t"], Aw: Float[Array, "n t"]) -> Float[Array, " t"]:

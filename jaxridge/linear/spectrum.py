@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxridge.core import plan
 from jaxridge.core.factored import Solver, damped
 from jaxridge.core.implicit import derived, derived_columns
-from jaxridge.core.numbers import log2, matmul, norm_in, poison, power_of_two, safe_divide
+from jaxridge.core.numbers import matmul, norm_in, poison, safe_divide
 from jaxridge.core.results import RESULTS, first_failure
 from jaxridge.core.types import Array, Bool, Float, Lam
 from jaxridge.linear import carrier, leverage, rounding
@@ -101,33 +101,29 @@ class Spectrum(LinearFactored):
         factor = self.factor if self.factor.has_rows else svd(standard_form(self.problem))
         return carrier.solution(self.problem, factor, _checked(lam))
 
-    def _coordinates(self, lam: Lam) -> tuple[Float[Array, "r t"], Array, Array]:
-        """(s/(s²+λ'β)) z of the penalised directions, less two powers of two that are to be multiplied one by one.
+    def _coordinates(self, lam: Lam) -> tuple[Float[Array, "r t"], Float[Array, "1 t"]]:
+        """(s/(s²+λ'β)) z scale of the penalised directions, and the unit of y, by which it is to be multiplied.
 
-        Sizes are kept apart as exponents, so that only an answer beyond the range of the dtype leaves it: λ = 1e300
-        on data of size 1e-150 gives Xᵀy/λ although λ' is beyond. s/(s²+λ') = 2^-h s/(s² 2^-h + λ' 2^-h), h the size
-        of λ'.
+        Only an answer beyond the range of the dtype leaves it: λ = 1e300 on data of size 1e-150 gives Xᵀy/λ although
+        λ' is beyond. Above 1 it is divided by: s/(s²+λ') = k (ks)/((ks)² + 1) with k = 1/(√λ scale).
         """
-        factor = self.factor
+        factor, scale = self.factor, self.factor.scale
         r = factor.V.shape[1]
         s, z, lam = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
-        of_X, of_y, of_lam = log2(factor.scale), log2(factor.y_scale)[None, :], log2(lam)
-        of_damping, least = of_lam + 2 * of_X, jnp.finfo(s.dtype).minexp
-        size = jnp.where((lam > 0) & jnp.isfinite(lam), jnp.maximum(of_damping, 0), 0)
-        damping = (lam * power_of_two(-of_lam, s.dtype)) * power_of_two(jnp.clip(of_damping, least, 0), s.dtype)
-        slope = safe_divide(s, jnp.square(s) * power_of_two(-size, s.dtype) + damping)
-        power = of_X + of_y - size
-        half, rest = power_of_two(power // 2, s.dtype), power_of_two(power - power // 2, s.dtype)
-        half = poison(half, (jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))[None, :])
-        return slope * z, half, rest
+        damping = lam * scale * scale
+        large = damping > 1
+        unit = jnp.where(large, 1.0 / jnp.sqrt(jnp.where(large, lam, 1.0)), scale)
+        s, damping = s * (unit / scale), jnp.where(large, 1.0, damping)
+        y_unit = poison(factor.y_scale, jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))
+        return safe_divide(s, jnp.square(s) + damping) * z * unit, y_unit[None, :]
 
     def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]: T (s/(s²+λ'β) z), the penalised ones, then what they leave to the others."""
-        factor, (c, half, rest) = self.factor, self._coordinates(lam)
+        factor, (c, y_unit) = self.factor, self._coordinates(lam)
         r = factor.V.shape[1]
-        w = (factor.unit / factor.scale)[:, None] * factor.along(c) * half
-        free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
-        return jnp.concatenate([w * rest, free - matmul(factor.centre, w) * rest])
+        w = (factor.unit / factor.scale)[:, None] * factor.along(c)
+        free = matmul(factor.free_to_coef, factor.z[r:]) - matmul(factor.centre, w)
+        return jnp.concatenate([w, free]) * y_unit
 
     coef = derived(_coef, lambda self, lam: self._solution(lam)[1])
 
@@ -184,8 +180,8 @@ class Spectrum(LinearFactored):
 
     def _norm(self, lam: Lam) -> Float[Array, " t"]:
         """(Σ (s z/(s²+λ'))²)^½ over the penalised directions, in the user's units."""
-        c, half, rest = self._coordinates(lam)
-        return norm_in(c, c) * half[0] * rest[0]
+        c, y_unit = self._coordinates(lam)
+        return norm_in(c, c) * y_unit[0]
 
     def _norm_live(self, lam: Lam) -> Float[Array, " t"]:
         w, penalty = self._solution(lam)[1], self.problem.penalty

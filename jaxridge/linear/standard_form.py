@@ -5,13 +5,13 @@ drops those, and L = P^(−1/2) in powers of two of X.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from jaxridge.core.numbers import centre_of, exponent, filled, matmul, poison, power_of_two
+from jaxridge.core.numbers import centre_of, exponent, matmul, poison, power_of_two
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.linalg.householder import householder, reflect
 from jaxridge.linear.design import Design
@@ -59,10 +59,15 @@ class StandardForm(eqx.Module):
         """The orthonormal basis of √ω Z: where the reflections came from."""
         basis = jnp.zeros((self.X.shape[0], 0), self.X.dtype)
         for v, pivot in reversed(self.reflectors):
-            first = (-v[0] * v).at[0].add(1.0)[:, None]
+            first = (_first(v.shape[0], 1.0, 0.0, v.dtype) - v[0] * v)[:, None]
             below = reflect(v, jnp.concatenate([jnp.zeros((1, basis.shape[1]), v.dtype), basis]))
             basis = _swap(jnp.concatenate([first, below], axis=1), pivot)
         return basis
+
+
+def _first(n: int, first: float, rest: float, dtype: Any) -> Float[Array, " n"]:
+    """One number, and then another: a part of the loop that reads it, and no array while compiling."""
+    return jnp.where(jnp.arange(n) == 0, jnp.asarray(first, dtype), jnp.asarray(rest, dtype))
 
 
 def _swap(M: Float[Array, "n m"], row: Int[Array, ""] | None) -> Float[Array, "n m"]:
@@ -84,70 +89,76 @@ class _Reduced(NamedTuple):
     heaviest: Scalar  # the largest root of a weight among these rows
 
 
-def _without_mean(X: Float[Array, "n d"], y: Float[Array, "n t"]) -> _Reduced:
+def _split(blocks: list[Array], d: int) -> list[Array]:
+    """The columns of X and those of y, from one block or from two."""
+    return blocks if len(blocks) == 2 else [blocks[0][:, :d], blocks[0][:, d:]]
+
+
+def _without_mean(blocks: list[Array], d: int) -> _Reduced:
     """An intercept and no weights: the reflection of √n e₁ is v ∝ (1 + √n, 1, …, 1), so that H needs sums only.
 
     HM has −S/√n on top and below it Mᵢ − (√n M₁ + S)/(n + √n), S the sum of the rows; a mean taken off first changes
     nothing but the rounding.
     """
-    n, dtype = X.shape[0], X.dtype
+    n, dtype = blocks[0].shape[0], blocks[0].dtype
     root = math.sqrt(n)
-    columns = []
-    for M in (X, y):
+    below, means = [], []
+    for M in blocks:
         mean = centre_of(M)
         M = M - mean
         total = jnp.sum(M, axis=0, keepdims=True)
-        columns.append((M[1:] - (root * M[:1] + total) / (n + root), mean + total / n))
-    (X, X_mean), (y, y_mean) = columns
-    v = filled((n,), 1.0 / math.sqrt(n + root), dtype).at[0].multiply(1.0 + root)
+        below.append(M[1:] - (root * M[:1] + total) / (n + root))
+        means.append(mean + total / n)
+    (X, y), (X_mean, y_mean) = _split(below, d), _split(means, d)
+    v = _first(n, 1.0 + root, 1.0, dtype) / math.sqrt(n + root)
     yes, to_coef = jnp.array(True), jnp.full((1, 1), -1.0 / root, dtype)
     return _Reduced(X, y, X_mean, -root * y_mean, to_coef, ((v, None),), yes, yes, jnp.ones((), dtype))
 
 
 def _without_columns(
-    X: Float[Array, "n d"],
-    y: Float[Array, "n t"],
+    blocks: list[Array],
+    d: int,
     Z: Float[Array, "n q"],
     weights: Float[Array, " n"] | None,
     root: Float[Array, " n"] | None,
 ) -> _Reduced:
     """Rows of √ω X and √ω y without what the unpenalised columns √ω Z span, by a reflection for each."""
-    dtype, q = X.dtype, Z.shape[1]
+    dtype, q = Z.dtype, Z.shape[1]
     if q == 0:
-        X, y = (M if root is None else root[:, None] * M for M in (X, y))
+        X, y = _split(blocks if root is None else [root[:, None] * M for M in blocks], d)
         heaviest, yes, none = jnp.max(jnp.ones(1, dtype) if root is None else root), jnp.array(True), jnp.zeros((0, 0))
         return _Reduced(X, y, X[:0], y[:0], none.astype(dtype), (), yes, yes, heaviest)
     # Taking the first unpenalised column's own coefficient off first changes nothing but rounding. When that
     # column is the intercept the coefficient is the mean, and a large mean would swamp the reflection below.
     share = Z[:, :1] if weights is None else Z[:, :1] * (weights / jnp.max(weights))[:, None]
     share = share / jnp.sum(share * Z[:, :1])
-    shift_X, shift_y, shift_Z = (jnp.sum(share * M, axis=0, keepdims=True) for M in (X, y, Z))
-    shift_Z = shift_Z.at[0, 0].set(0.0)
+    shifts, shift_Z = ([jnp.sum(share * M, axis=0, keepdims=True) for M in part] for part in (blocks, [Z]))
+    shift_Z = shift_Z[0].at[0, 0].set(0.0)
     undo = jnp.eye(q, dtype=dtype).at[0].add(-shift_Z[0])
-    X, y, Z = X - Z[:, :1] * shift_X, y - Z[:, :1] * shift_y, Z - Z[:, :1] * shift_Z
+    blocks, Z = [M - Z[:, :1] * shift for M, shift in zip(blocks, shifts, strict=True)], Z - Z[:, :1] * shift_Z
     if root is not None:
-        X, Z, y = root[:, None] * X, root[:, None] * Z, root[:, None] * y
+        blocks, Z = [root[:, None] * M for M in blocks], root[:, None] * Z
 
     lengths = jnp.linalg.norm(Z, axis=0)
     norms = lengths + jnp.abs(undo[0]) * lengths[0]
     left = jnp.ones((1, 1), dtype) if root is None else root[:, None]
     triangle, reflectors = jnp.zeros((q, q), dtype), []
-    X_tops, y_tops = jnp.zeros((q, X.shape[1]), dtype), jnp.zeros((q, y.shape[1]), dtype)
+    tops = [jnp.zeros((q, M.shape[1]), dtype) for M in blocks]
     for i in range(q):
         # The heaviest row becomes the one that is dropped: what is left of it is its rounding times its weight.
         pivot = None if root is None else jnp.argmax(jnp.abs(Z[:, 0]))
-        Z, X, y = _swap(Z, pivot), _swap(X, pivot), _swap(y, pivot)
-        v = householder(Z[:, 0])
-        Z, X, y = reflect(v, Z), reflect(v, X), reflect(v, y)
+        v = householder(_swap(Z, pivot)[:, 0])
+        Z, *blocks = (reflect(v, _swap(M, pivot)) for M in (Z, *blocks))
         triangle = triangle.at[i, i:].set(Z[0])
-        X_tops, y_tops = X_tops.at[i].set(X[0]), y_tops.at[i].set(y[0])
-        Z, X, y = Z[1:, 1:], X[1:], y[1:]
+        tops = [top.at[i].set(M[0]) for top, M in zip(tops, blocks, strict=True)]
+        Z, blocks = Z[1:, 1:], [M[1:] for M in blocks]
         left = left if root is None else _swap(left, pivot)[1:]
         reflectors.append((v, pivot))
 
     to_coef = matmul(undo, jax.scipy.linalg.solve_triangular(triangle, jnp.eye(q, dtype=dtype)))
     first, diagonal = jnp.eye(q, 1, dtype=dtype), jnp.abs(jnp.diagonal(triangle))
     rounding = 8.0 * math.sqrt(q) * jnp.finfo(dtype).eps
+    (X, y), (X_tops, y_tops), (shift_X, shift_y) = (_split(part, d) for part in (blocks, tops, shifts))
     return _Reduced(
         X=X,
         y=y,
@@ -173,27 +184,31 @@ def standard_form(design: Design) -> StandardForm:
         # Rows of weight zero take no part and set no scale; what is not finite stays to be found.
         unused = (root == 0)[:, None]
         X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
-    # Of their own: a largest entry loses NaN on CPUs where the reduction is vectorised.
-    finite = _all_finite(X, Z, penalty, *([] if weights is None else [weights]))
-    finite_y = jnp.all(jnp.isfinite(y), axis=0)
-    column_size, y_size = jnp.max(jnp.abs(X), axis=0, initial=0.0), jnp.max(jnp.abs(y), axis=0)
-    column_exponent, y_scale = exponent(column_size), power_of_two(exponent(y_size), dtype)
-    X, y = X * power_of_two(-column_exponent, dtype)[None, :], y / y_scale[None, :]
+    # One target goes through the loops over X as its last column: each loop is a kernel to compile.
+    blocks = [jnp.concatenate([X, y], axis=1)] if y.shape[1] == 1 else [X, y]
+    exponents = [exponent(jnp.max(jnp.abs(M), axis=0, keepdims=True, initial=0.0)) for M in blocks]
+    # Divided by, so that they are computed once: a factor the loops would compute again for every entry.
+    units = [power_of_two(e, dtype) for e in exponents]
+    blocks = [M / unit for M, unit in zip(blocks, units, strict=True)]
+    finite, finite_y = _split([jnp.isfinite(jnp.sum(M, axis=0, keepdims=True)) for M in blocks], X.shape[1])
+    (column_exponent, _), (column_unit, y_unit) = ([e[0] for e in _split(x, X.shape[1])] for x in (exponents, units))
 
-    free_size = free_unit = jnp.ones(q, dtype)
+    free_unit, also = jnp.ones(q, dtype), [] if weights is None else [weights]
     row_exponent = jnp.zeros((), jnp.int32)
     if design.mean_alone:
-        reduced = _without_mean(X, y)
+        reduced = _without_mean(blocks, X.shape[1])
     else:
-        free_size = jnp.max(jnp.abs(Z), axis=0)
-        free_unit = power_of_two(-exponent(free_size), dtype)
+        free_unit = power_of_two(-exponent(jnp.max(jnp.abs(Z), axis=0)), dtype)
+        Z = Z * free_unit[None, :]
+        also += [jnp.sum(Z, axis=0)]
         if root is not None:
             row_exponent = exponent(jnp.max(root))
             root = root * power_of_two(-row_exponent, dtype)
-        reduced = _without_columns(X, y, Z * free_unit[None, :], weights, root)
+        reduced = _without_columns(blocks, X.shape[1], Z, weights, root)
     checks = Checks(
-        finite=finite,
-        finite_y=finite_y,
+        # Sums, of rows of size 1, since a largest entry loses NaN on CPUs where the reduction is vectorised.
+        finite=jnp.all(finite) & _all_finite(penalty, *also),
+        finite_y=finite_y[0],
         weights=jnp.array(True) if weights is None else jnp.all(weights >= 0) & jnp.any(weights > 0),
         penalty=jnp.all(penalty > 0),
         independent=reduced.independent,
@@ -204,19 +219,19 @@ def standard_form(design: Design) -> StandardForm:
     # pass for data: a constant column has the coefficient 0.
     rest = jnp.max(jnp.abs(reduced.X), axis=0, initial=0.0)
     rest = jnp.where(rest > jnp.finfo(dtype).eps * reduced.heaviest, rest, 0.0)
-    scale, shrink = _units(penalty, column_exponent + row_exponent, rest)
+    scale, size = _units(penalty, column_exponent + row_exponent, rest)
     return StandardForm(
-        X=reduced.X * poison(shrink, checks.good())[None, :],
+        X=reduced.X / poison(size, checks.good())[None, :],
         y=jnp.where(checks.finite_y[None, :], reduced.y, jnp.nan),
-        longest=jnp.linalg.norm(rest * shrink),
+        longest=jnp.linalg.norm(rest / size),
         root_weights=None if weights is None else jnp.sqrt(weights),
         reflectors=reduced.reflectors,
         free_y=jnp.where(checks.finite_y[None, :], reduced.y_coef, jnp.nan),
         free_to_coef=free_unit[:, None] * reduced.to_coef * power_of_two(-row_exponent, dtype),
-        centre=free_unit[:, None] * (reduced.X_coef * power_of_two(column_exponent, dtype)[None, :]),
+        centre=free_unit[:, None] * (reduced.X_coef * column_unit[None, :]),
         unit=scale / jnp.sqrt(penalty),
         scale=scale,
-        y_scale=y_scale * power_of_two(row_exponent, dtype),
+        y_scale=y_unit * power_of_two(row_exponent, dtype),
         checks=checks,
     )
 
@@ -224,7 +239,7 @@ def standard_form(design: Design) -> StandardForm:
 def _units(
     penalty: Float[Array, " d"], magnitude: Int[Array, " d"], rest: Float[Array, " d"]
 ) -> tuple[Scalar, Float[Array, " d"]]:
-    """scale = 2^−E, and by what each column is multiplied: L = P^(−1/2) 2^−E, 0 for a column that is rounding.
+    """scale = 2^−E, and by what each column is divided: L⁻¹ = P^(1/2) 2^E, infinite for a column that is rounding.
 
     Columns come as mantissas of size ``rest`` with exponents ``magnitude``. E is the size of √ω X P^(−1/2): entries of
     X̂ are then about 1 or less. It stays well inside the range of the dtype, so that nothing that is multiplied by 2^E
@@ -237,10 +252,8 @@ def _units(
     magnitude = magnitude - of_root
     largest = jnp.max(jnp.where(rest > 0, magnitude + exponent(rest), -4 * limit), initial=-4 * limit)
     largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
-    shrink = jnp.clip(magnitude - largest, -2 * limit, limit)
-    mantissa = root * power_of_two(-of_root, dtype)
-    shrink = power_of_two(shrink // 2, dtype) * power_of_two(shrink - shrink // 2, dtype) / mantissa
-    return power_of_two(-largest, dtype), jnp.where(rest > 0, shrink, 0.0)
+    size = root * power_of_two(-of_root, dtype) * power_of_two(jnp.maximum(largest - magnitude, -limit), dtype)
+    return power_of_two(-largest, dtype), jnp.where(rest > 0, size, jnp.inf)
 
 
 def _all_finite(*arrays: Array) -> Bool[Array, ""]:

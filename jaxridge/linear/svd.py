@@ -173,7 +173,7 @@ def _assemble(
     rank = jnp.sum(s > 0)
     rows = p + q if form.root_weights is None else jnp.sum(form.root_weights > 0)
     U = jnp.concatenate([form.lift(U), form.free_basis()], axis=1)
-    lev_perp, y_perp, complete = jnp.zeros(p + q, dtype), form.lift(y_perp), rows <= rank + q
+    lev_perp, complete = jnp.zeros(p + q, dtype), rows <= rank + q
     if p > d:
         lev_perp = jnp.maximum(1.0 - jnp.sum(jnp.square(U), axis=1), 0.0)
         if form.root_weights is not None:
@@ -189,8 +189,8 @@ def _assemble(
         unit=form.unit,
         free_to_coef=form.free_to_coef,
         z=jnp.concatenate([z, form.free_y]),
-        y_perp=y_perp,
-        rss_perp=jnp.sum(jnp.square(y_perp), axis=0),
+        y_perp=form.lift(y_perp),
+        rss_perp=jnp.sum(jnp.square(y_perp), axis=0),  # reflections leave lengths alone
         lev_perp=lev_perp,
         centre=form.centre,
         root_weights=form.root_weights,

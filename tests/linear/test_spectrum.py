@@ -303,5 +303,7 @@ def test_rows_with_an_offset_are_about_one_mean(offset):
     X, y = jnp.asarray(rng.standard_normal((12, 5))), rng.standard_normal(12) + offset
     centred = y - y.mean()
     centred -= centred.mean()
-    reduced = jax.jit(_without_mean)(X, jnp.asarray(y)[:, None])
-    np.testing.assert_allclose(np.linalg.norm(reduced.y), np.linalg.norm(centred), rtol=1e-14)
+    two = [X, jnp.asarray(y)[:, None]]
+    for blocks in (two, [jnp.concatenate(two, axis=1)]):
+        reduced = jax.jit(lambda blocks: _without_mean(blocks, 5))(blocks)
+        np.testing.assert_allclose(np.linalg.norm(reduced.y), np.linalg.norm(centred), rtol=1e-14)
