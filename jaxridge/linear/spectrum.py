@@ -113,9 +113,10 @@ class Spectrum(LinearFactored):
         damping = lam * scale * scale
         large = damping > 1
         unit = jnp.where(large, 1.0 / jnp.sqrt(jnp.where(large, lam, 1.0)), scale)
-        s, damping = s * (unit / scale), jnp.where(large, 1.0, damping)
+        s = s * (unit / scale)
+        total = jnp.square(s) + jnp.where(large, 1.0, damping)
         y_unit = poison(factor.y_scale, jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))
-        return safe_divide(s, jnp.square(s) + damping) * z * unit, y_unit[None, :]
+        return s * z * unit / jnp.where(total == 0, jnp.inf, total), y_unit[None, :]
 
     def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]: T (s/(s²+λ'β) z), the penalised ones, then what they leave to the others."""

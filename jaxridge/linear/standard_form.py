@@ -187,11 +187,10 @@ def standard_form(design: Design) -> StandardForm:
     # One target goes through the loops over X as its last column: each loop is a kernel to compile.
     blocks = [jnp.concatenate([X, y], axis=1)] if y.shape[1] == 1 else [X, y]
     exponents = [exponent(jnp.max(jnp.abs(M), axis=0, keepdims=True, initial=0.0)) for M in blocks]
-    # Divided by, so that they are computed once: a factor the loops would compute again for every entry.
-    units = [power_of_two(e, dtype) for e in exponents]
-    blocks = [M / unit for M, unit in zip(blocks, units, strict=True)]
+    # Quotients are computed once; a factor the loops would compute again for every entry.
+    blocks = [M / power_of_two(e, dtype) for M, e in zip(blocks, exponents, strict=True)]
     finite, finite_y = _split([jnp.isfinite(jnp.sum(M, axis=0, keepdims=True)) for M in blocks], X.shape[1])
-    (column_exponent, _), (column_unit, y_unit) = ([e[0] for e in _split(x, X.shape[1])] for x in (exponents, units))
+    column_exponent, y_exponent = (e[0] for e in _split(exponents, X.shape[1]))
 
     free_unit, also = jnp.ones(q, dtype), [] if weights is None else [weights]
     row_exponent = jnp.zeros((), jnp.int32)
@@ -220,18 +219,19 @@ def standard_form(design: Design) -> StandardForm:
     rest = jnp.max(jnp.abs(reduced.X), axis=0, initial=0.0)
     rest = jnp.where(rest > jnp.finfo(dtype).eps * reduced.heaviest, rest, 0.0)
     scale, size = _units(penalty, column_exponent + row_exponent, rest)
+    shrink = 1.0 / poison(size, checks.good())
     return StandardForm(
-        X=reduced.X / poison(size, checks.good())[None, :],
+        X=reduced.X * shrink[None, :],
         y=jnp.where(checks.finite_y[None, :], reduced.y, jnp.nan),
-        longest=jnp.linalg.norm(rest / size),
+        longest=jnp.linalg.norm(rest * shrink),
         root_weights=None if weights is None else jnp.sqrt(weights),
         reflectors=reduced.reflectors,
         free_y=jnp.where(checks.finite_y[None, :], reduced.y_coef, jnp.nan),
         free_to_coef=free_unit[:, None] * reduced.to_coef * power_of_two(-row_exponent, dtype),
-        centre=free_unit[:, None] * (reduced.X_coef * column_unit[None, :]),
+        centre=free_unit[:, None] * (reduced.X_coef * power_of_two(column_exponent, dtype)[None, :]),
         unit=scale / jnp.sqrt(penalty),
         scale=scale,
-        y_scale=y_unit * power_of_two(row_exponent, dtype),
+        y_scale=1.0 / power_of_two(-y_exponent - row_exponent, dtype),
         checks=checks,
     )
 
@@ -253,7 +253,7 @@ def _units(
     largest = jnp.max(jnp.where(rest > 0, magnitude + exponent(rest), -4 * limit), initial=-4 * limit)
     largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
     size = root * power_of_two(-of_root, dtype) * power_of_two(jnp.maximum(largest - magnitude, -limit), dtype)
-    return power_of_two(-largest, dtype), jnp.where(rest > 0, size, jnp.inf)
+    return 1.0 / power_of_two(largest, dtype), jnp.where(rest > 0, size, jnp.inf)
 
 
 def _all_finite(*arrays: Array) -> Bool[Array, ""]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxridge import operators
 from jaxridge.core.checks import as_floats, as_key, as_points
 from jaxridge.core.factored import Factored, Problem
-from jaxridge.core.numbers import filled, matmul, poison, ratio
+from jaxridge.core.numbers import matmul, poison, ratio
 from jaxridge.core.types import Array, Float, Lam
 from jaxridge.core.verbs import verb
 from jaxridge.select.partition import Partition, labelled, partition, split
@@ -45,11 +45,12 @@ def _mean(losses: Float[Array, "n t"], weights: Float[Array, " n"] | None) -> Fl
 
 def _standard_error(losses: Float[Array, "n t"], weights: Float[Array, " n"] | None) -> Float[Array, " t"]:
     """Standard error of that mean over its rows of positive weight."""
-    if weights is None:
-        weights = filled(losses.shape[:1], 1.0, losses.dtype)
-    deviation = jnp.square(weights)[:, None] * jnp.square(losses - _mean(losses, weights)[None, :])
-    count = jnp.sum(weights > 0, dtype=losses.dtype)
-    return jnp.sqrt(jnp.sum(deviation, axis=0) * count / (count - 1)) / jnp.sum(weights)
+    deviation = jnp.square(losses - _mean(losses, weights)[None, :])
+    count = total = jnp.asarray(losses.shape[0], losses.dtype)
+    if weights is not None:
+        deviation = jnp.square(weights)[:, None] * deviation
+        count, total = jnp.sum(weights > 0, dtype=losses.dtype), jnp.sum(weights)
+    return jnp.sqrt(jnp.sum(deviation, axis=0) * count / (count - 1)) / total
 
 
 class LeaveOneOut(eqx.Module):

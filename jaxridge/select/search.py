@@ -18,7 +18,6 @@ from jaxridge.core.results import RESULTS, override
 from jaxridge.core.rows import map_rows
 from jaxridge.core.types import Array, Bool, Float, Int
 from jaxridge.linalg import secular
-from jaxridge.select.choice import ends
 from jaxridge.select.information import aic, aicc, bic
 from jaxridge.select.noise import l_curve, quasi_optimality
 from jaxridge.select.rules import gcv, kfold
@@ -97,7 +96,9 @@ def share_of(scores: Float[Array, "k t"]) -> Float[Array, " t"]:
 
 
 def _average(x: Float[Array, "*k t"], share: Float[Array, " t"]) -> Float[Array, "*k"]:
-    """Mean over the targets that count."""
+    """Mean over the targets that count, of a single one itself."""
+    if share.shape[0] == 1:
+        return x[..., 0]
     return matmul(jnp.where(jnp.broadcast_to(share > 0, x.shape), x, 0.0), share)
 
 
@@ -118,24 +119,36 @@ def choose(
     columns = lams if lams.ndim == 2 else jnp.broadcast_to(lams[:, None], scores.shape)
     index = jax.vmap(pick, in_axes=(1, 1, None if spread is None else 1))(columns, scores, spread)
     lam = jnp.take_along_axis(columns, index[None, :], axis=0)[0]
-    at_edge = jax.vmap(_falls_beyond, in_axes=(1, 1, 0))(columns, scores, index)
+    at_edge = _falls_beyond(columns, scores, lam, jnp.take_along_axis(scores, index[None, :], axis=0)[0])
     return (index, lam, at_edge) if share is None else (index[0], lam[0], at_edge[0])
 
 
-def _falls_beyond(lams: Float[Array, " k"], scores: Float[Array, " k"], index: Int[Array, ""]) -> Bool[Array, ""]:
-    """Whether the grid ends at this point while the score still falls towards it, so that it may fall beyond.
+def neighbours(lams: Float[Array, "k t"], lam: Float[Array, " t"]) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
+    """The next smaller and the next larger valid λ of a grid, −∞ and ∞ where there is none; for λ = ∞ a finite one."""
+    lams, lam = _finite(lams), _finite(lam)[None, :]
+    below, above = (lams >= 0) & (lams < lam), lams > lam
+    beside = jnp.stack([jnp.where(below, lams, -jnp.inf), jnp.where(above, -lams, -jnp.inf)])
+    below, above = jnp.max(beside, axis=1)
+    return below, -above
+
+
+def _finite(lams: Array) -> Array:
+    return jnp.minimum(lams, jnp.finfo(lams.dtype).max)
+
+
+def _falls_beyond(
+    lams: Float[Array, "k t"], scores: Float[Array, "k t"], lam: Float[Array, " t"], score: Float[Array, " t"]
+) -> Bool[Array, " t"]:
+    """Whether the grid ends at a λ while the score still falls towards it, so that it may fall beyond.
 
     Nothing lies below λ = 0 or above infinity, and what falls by less than rounding (√eps of it) has come to rest.
     """
-    lam, score = lams[index], scores[index]
-    low, high = ends(lams)
-    at_low, at_high = (lam <= low) & (lam > 0), (lam >= high) & (lam < jnp.inf)
-    above = jnp.min(jnp.where(lams > lam, lams, jnp.inf), initial=jnp.inf)
-    below = jnp.max(jnp.where((lams < lam) & (lams >= 0), lams, 0.0), initial=0.0)
-    beside = jnp.where(at_low, jnp.where(lams == above, scores, jnp.nan), jnp.where(lams == below, scores, jnp.nan))
-    beside = jnp.nanmin(beside)
+    below, above = neighbours(lams, lam)
+    at_low, at_high = (below < 0) & (lam > 0), (above == jnp.inf) & (lam < jnp.inf)
+    next_one = (_finite(lams) == jnp.where(at_low, above, below)[None, :]) & ~jnp.isnan(scores)
+    beside = jnp.min(jnp.where(next_one, scores, jnp.inf), axis=0)
     falls = ~(beside - score <= math.sqrt(jnp.finfo(scores.dtype).eps) * jnp.abs(score))
-    return (at_low | at_high) & falls & ~jnp.all(jnp.isnan(scores))
+    return (at_low | at_high) & falls & ~jnp.isnan(score)
 
 
 def refine(
@@ -147,11 +160,9 @@ def refine(
     is a constant, λ = 0 and infinity too, and has the derivative 0.
     The derivative of the result is that of the stationary point, by the implicit function theorem.
     """
-    points, here = (lams if lams.ndim == 2 else lams[:, None]), jnp.atleast_1d(lam)
-    below, above = (points >= 0) & (points < here[None, :]), points > here[None, :]
-    low = jnp.max(jnp.where(below, points, 0.0), axis=0).reshape(lam.shape)
-    high = jnp.min(jnp.where(above, points, jnp.inf), axis=0).reshape(lam.shape)
-    inner = jnp.any(below, axis=0).reshape(lam.shape) & jnp.any(above, axis=0).reshape(lam.shape)
+    points = lams if lams.ndim == 2 else lams[:, None]
+    low, high = (x.reshape(lam.shape) for x in neighbours(points, jnp.atleast_1d(lam)))
+    inner = (low >= 0) & (high < jnp.inf)
     # Neighbours λ = 0 and infinity have no logarithm; eps·λ and λ/eps are as good.
     eps = jnp.finfo(lam.dtype).eps
     low = jnp.where(inner, jnp.maximum(low, lam * eps), 0.5)
@@ -210,13 +221,13 @@ def search(
     solved = jax.vmap(factored.resolved)(lams)
     # A rule that has no number at all chooses nothing; that no λ was solved is not its fault.
     known = jnp.any(~jnp.isnan(scores) | ~solved, axis=0)
-    lam = poison(lam, known if per_target else jnp.any(known))
     root = getattr(rule, "root", None)
     if root is not None:
         # A root may lie anywhere; where there is none λ is 0 or infinite.
         lam, at_edge = root(factored.problem, factored, share), jnp.zeros_like(at_edge)
-    elif refined:
-        lam = refine(bound, factored, lams, lam, share)
+    else:
+        lam = refine(bound, factored, lams, lam, share) if refined else lam
+        lam = poison(lam, known if per_target else jnp.any(known))
     beside = _beside_unresolved(solved, lams, lam)
     if factored.problem.single:
         scores, spread = scores[:, 0], None if spread is None else spread[:, 0]
@@ -236,11 +247,6 @@ def _beside_unresolved(solved: Bool[Array, "k t"], lams: Float[Array, "k *t"], l
     """Whether the nearest grid point below λ was not solved; for the λ of all targets, by any of them."""
     if lam.ndim == 0:
         solved = jnp.all(solved, axis=1, keepdims=True)
-    columns = lams if lams.ndim == 2 else jnp.broadcast_to(lams[:, None], solved.shape)
-
-    def one(lams: Array, solved: Array, lam: Array) -> Array:
-        below = lams < lam
-        nearest = jnp.argmax(jnp.where(below, lams, -1.0))
-        return jnp.any(below) & ~solved[nearest]
-
-    return jax.vmap(one, (1, 1, 0))(columns, solved, jnp.atleast_1d(lam)).reshape(lam.shape)
+    columns = lams if lams.ndim == 2 else lams[:, None]
+    below = neighbours(columns, jnp.atleast_1d(lam))[0]
+    return jnp.any((columns == below[None, :]) & ~solved, axis=0).reshape(lam.shape)
