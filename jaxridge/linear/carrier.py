@@ -81,18 +81,19 @@ def _solve(factor: Factor, design: Design, lam: Array, a: Array, b: Array) -> tu
     unit = (factor.mask * factor.scale * factor.scale)[:, None]
     s, lam = unfiltered(factor, lam), within(factor, lam)
     damping = damping_of(factor, lam)
-    divided = lambda numerator: safe_divide(numerator, jnp.square(s) + damping)  # noqa: E731
+    total = jnp.square(s) + damping
+    inverse = 1.0 / jnp.where(total == 0, jnp.inf, total)  # computed once, as quotients are
     Ua, Tb = matmul(factor.U.T, a), factor.transposed_times(b)
     if design.wide:
-        g = matmul(factor.U, divided(unit * Ua + s * Tb))
-        along = factor.times(divided(s * Ua - lam[None, :] * Tb))
+        g = matmul(factor.U, inverse * (unit * Ua + s * Tb))
+        along = factor.times(inverse * (s * Ua - lam[None, :] * Tb))
         # Directions that X does not see at all: P w = −b there, and the unpenalised columns make up for them.
         d, penalised = design.X.shape[1], factor.times(factor.mask[:, None] * Tb)
         outside = (b[:d] - matmul(factor.centre.T, b[d:])) / design.penalty[:, None]
         outside = jnp.concatenate([outside, -matmul(factor.centre, outside)])
         return g, along - (outside - penalised / jnp.square(factor.scale))
-    g = a - matmul(factor.U, Ua) + matmul(factor.U, divided(damping * Ua + s * Tb))
-    return g, factor.times(divided(s * Ua - Tb))
+    g = a - matmul(factor.U, Ua) + matmul(factor.U, inverse * (damping * Ua + s * Tb))
+    return g, factor.times(inverse * (s * Ua - Tb))
 
 
 def carrier(design: Design, factor: Factor, lam: Lam, a: Array, b: Array) -> tuple[Array, Array]:
