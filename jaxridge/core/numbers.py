@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxridge.core.types import Array, Bool, Float, Scalar
 
@@ -160,7 +161,7 @@ def log_spaced(low: Array, high: Array, count: int) -> Float[Array, " k"]:
     info = jnp.finfo(low.dtype)
     least, most = math.log10(float(info.tiny)) + 1, math.log10(float(info.max)) - 1
     low, high = jnp.clip(low, least, most), jnp.clip(high, least, most)
-    return 10.0 ** (low + (high - low) * jnp.linspace(0.0, 1.0, count, dtype=low.dtype))
+    return 10.0 ** (low + (high - low) * np.linspace(0.0, 1.0, count, dtype=low.dtype))
 
 
 def lam_grid(low: Array, high: Array, full: Bool[Array, ""], count: int) -> Float[Array, " k"]:
