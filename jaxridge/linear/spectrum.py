@@ -102,29 +102,29 @@ class Spectrum(LinearFactored):
         return carrier.solution(self.problem, factor, _checked(lam))
 
     def _coordinates(self, lam: Lam) -> tuple[Float[Array, "r t"], Float[Array, "1 t"]]:
-        """(s/(s²+λ'β)) z scale of the penalised directions, and the unit of y, by which it is to be multiplied.
+        """(s/(s²+λ'β)) z of the penalised directions, less a factor that is to be multiplied by twice.
 
         Only an answer beyond the range of the dtype leaves it: λ = 1e300 on data of size 1e-150 gives Xᵀy/λ although
-        λ' is beyond. Above 1 it is divided by: s/(s²+λ') = k (ks)/((ks)² + 1) with k = 1/(√λ scale).
+        λ' is beyond. Above 1 it is divided by: s/(s²+λ') = s/((ks)² + 1) k² with k = 1/(√λ scale).
         """
         factor, scale = self.factor, self.factor.scale
         r = factor.V.shape[1]
         s, z, lam = factor.s[:r, None], factor.z[:r], _checked(lam)[None, :]
         damping = lam * scale * scale
-        large = damping > 1
-        unit = jnp.where(large, 1.0 / jnp.sqrt(jnp.where(large, lam, 1.0)), scale)
-        s = s * (unit / scale)
-        total = jnp.square(s) + jnp.where(large, 1.0, damping)
-        y_unit = poison(factor.y_scale, jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))
-        return s * z * unit / jnp.where(total == 0, jnp.inf, total), y_unit[None, :]
+        large, root = damping > 1, jnp.sqrt(scale)
+        # √k and what leads to the units of y: roots of even powers of two, and of λ.
+        stretch = jnp.where(large, root * jnp.sqrt(jnp.where(large, lam, 1.0)), 1.0 / root)
+        total = jnp.square(jnp.where(large, s / root / stretch, s)) + jnp.where(large, 1.0, damping)
+        y_scale = poison(factor.y_scale, jnp.isfinite(factor.y_scale) & (factor.y_scale > 0))
+        return s * z / jnp.where(total == 0, jnp.inf, total), jnp.sqrt(y_scale)[None, :] / stretch
 
     def _coef(self, lam: Lam) -> Float[Array, "a t"]:
         """Coefficients of [X Z]: T (s/(s²+λ'β) z), the penalised ones, then what they leave to the others."""
-        factor, (c, y_unit) = self.factor, self._coordinates(lam)
+        factor, (c, half) = self.factor, self._coordinates(lam)
         r = factor.V.shape[1]
-        w = (factor.unit / factor.scale)[:, None] * factor.along(c)
-        free = matmul(factor.free_to_coef, factor.z[r:]) - matmul(factor.centre, w)
-        return jnp.concatenate([w, free]) * y_unit
+        w = (factor.unit / factor.scale)[:, None] * factor.along(c) * half
+        free = matmul(factor.free_to_coef, factor.z[r:]) * factor.y_scale[None, :]
+        return jnp.concatenate([w * half, free - matmul(factor.centre, w) * half])
 
     coef = derived(_coef, lambda self, lam: self._solution(lam)[1])
 
@@ -181,8 +181,8 @@ class Spectrum(LinearFactored):
 
     def _norm(self, lam: Lam) -> Float[Array, " t"]:
         """(Σ (s z/(s²+λ'))²)^½ over the penalised directions, in the user's units."""
-        c, y_unit = self._coordinates(lam)
-        return norm_in(c, c) * y_unit[0]
+        c, half = self._coordinates(lam)
+        return norm_in(c, c) * half[0] * half[0]
 
     def _norm_live(self, lam: Lam) -> Float[Array, " t"]:
         w, penalty = self._solution(lam)[1], self.problem.penalty

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxridge.core.numbers import centre_of, exponent, matmul, poison, power_of_two
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
@@ -185,8 +186,11 @@ def standard_form(design: Design) -> StandardForm:
         unused = (root == 0)[:, None]
         X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
     # One target goes through the loops over X as its last column: each loop is a kernel to compile.
-    blocks = [jnp.concatenate([X, y], axis=1)] if y.shape[1] == 1 else [X, y]
+    blocks, of_y = [X, y], [0, 1]
+    if y.shape[1] == 1:
+        blocks, of_y = [jnp.concatenate([X, y], axis=1)], [np.eye(1, X.shape[1] + 1, X.shape[1], np.int32)]
     exponents = [exponent(jnp.max(jnp.abs(M), axis=0, keepdims=True, initial=0.0)) for M in blocks]
+    exponents = [_even(e, which) for e, which in zip(exponents, of_y, strict=True)]
     # Quotients are computed once; a factor the loops would compute again for every entry.
     blocks = [M / power_of_two(e, dtype) for M, e in zip(blocks, exponents, strict=True)]
     finite, finite_y = _split([jnp.isfinite(jnp.sum(M, axis=0, keepdims=True)) for M in blocks], X.shape[1])
@@ -201,7 +205,7 @@ def standard_form(design: Design) -> StandardForm:
         Z = Z * free_unit[None, :]
         also += [jnp.sum(Z, axis=0)]
         if root is not None:
-            row_exponent = exponent(jnp.max(root))
+            row_exponent = _even(exponent(jnp.max(root)))
             root = root * power_of_two(-row_exponent, dtype)
         reduced = _without_columns(blocks, X.shape[1], Z, weights, root)
     checks = Checks(
@@ -251,9 +255,14 @@ def _units(
     of_root = exponent(root)
     magnitude = magnitude - of_root
     largest = jnp.max(jnp.where(rest > 0, magnitude + exponent(rest), -4 * limit), initial=-4 * limit)
-    largest = jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far)
+    largest = _even(jnp.clip(jnp.where(largest == -4 * limit, 0, largest), -far, far))
     size = root * power_of_two(-of_root, dtype) * power_of_two(jnp.maximum(largest - magnitude, -limit), dtype)
     return 1.0 / power_of_two(largest, dtype), jnp.where(rest > 0, size, jnp.inf)
+
+
+def _even(e: Int[Array, "..."], which: Any = 1) -> Int[Array, "..."]:
+    """The even number that is e or follows it, where ``which`` is 1: 2^e then has a root without rounding."""
+    return e + (e & which)
 
 
 def _all_finite(*arrays: Array) -> Bool[Array, ""]:
