@@ -64,8 +64,8 @@ class LevenbergMarquardt(eqx.Module):
         round the bends of a valley: with all of it they creep there."""
         return 1.0 if self.acceleration else 0.5
 
-    def start(self, size: Scalar) -> Control:
-        return jnp.asarray(self.damping).astype(size.dtype), jnp.full((), 2.0, size.dtype)
+    def start(self, dtype: Any) -> Control:
+        return jnp.asarray(self.damping).astype(dtype), jnp.full((), 2.0, dtype)
 
     def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Array, Array]:
         """The step, whether the data, not the damping, made it, and whether no damping is left."""
@@ -134,9 +134,9 @@ class TrustRegion(eqx.Module):
         """How much of D lasts while steps are kept short: all (Moré 1978)."""
         return 1.0
 
-    def start(self, size: Scalar) -> Control:
-        radius = jnp.asarray(self.radius).astype(size.dtype) * jnp.where(size > 0, size, 1.0)
-        return radius, jnp.ones((), bool)
+    def start(self, dtype: Any) -> Control:
+        """In units of ‖D x₀‖."""
+        return jnp.asarray(self.radius).astype(dtype), jnp.ones((), bool)
 
     def propose(self, model: steps.Model, d: Array, control: Control) -> tuple[steps.Step, Array, Array]:
         """The step, and twice whether it ended inside the radius: by its multiplier too, where it has one, for a step

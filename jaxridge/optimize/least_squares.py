@@ -266,7 +266,7 @@ def solution_of(ready: Prepared, state: loop.State) -> Solution:
         gradient_norm=jnp.max(jnp.where(held, 0.0, jnp.abs(g)), initial=0.0),
         active=jax.tree.map(lambda held: held > 0, restore(held.astype(x.dtype))),
         steps=state.steps,
-        residual_evaluations=state.evaluations,
+        residual_evaluations=state.steps + 1,
         jacobian_evaluations=state.jacobians,
     )
 
@@ -289,7 +289,8 @@ def _live(
     unit, e = units
     around = objective.around(x, unit, e)
 
-    def optimality(q: Array) -> Array:
+    def optimality(v: Array) -> Array:
+        q = (v - x) / unit
         g = jax.grad(around.cost)(q)
         if box is None:
             return g
@@ -299,10 +300,9 @@ def _live(
         return g + jnp.where(good, 0.0, box.lower + box.upper)
 
     def tangent(jvp: Callable[[Array], Array], b: Array) -> Array:
-        return derivative(around, jnp.zeros_like(x), held, jvp, poison(b, good))
+        return unit * derivative(around, jnp.zeros_like(x), held, lambda q: jvp(unit * q), poison(b, good))
 
-    # With the batch axes of x, or reverse mode has none for the root.
-    return x + unit * implicit.solution_of(optimality, x - x, tangent)
+    return implicit.solution_of(optimality, x, tangent)
 
 
 def _result(state: loop.State, inside: Array, objective: Objective) -> Any:

@@ -20,17 +20,19 @@ no test depends on units.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxridge.core.numbers import power_of_two, select
 from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.optimize import steps
 from jaxridge.optimize.control import Control, LevenbergMarquardt, Shown, Solver, TrustRegion
 from jaxridge.optimize.objective import Local, Objective, Point, Smooth, SumOfSquares
-from jaxridge.optimize.small import every, total
+from jaxridge.optimize.small import every, first_true, total
 
 __all__ = ["LevenbergMarquardt", "Solver", "TrustRegion"]
 
@@ -39,6 +41,7 @@ _BENT = 0.75  # the largest second-order part of a step, against the first; Tran
 _LESS = 0.95  # than the last step's, or what a step promises is jitter; heuristic
 _FENCED_LESS = 0.99  # the same where steps are kept short, so that promises fall slowly,
 _SETTLED = 1e-2  # down to that part of what rounding hides; heuristic
+_SHORT = 1000  # numbers of a constant
 _FENCES = 5  # that came back without a gain beyond rounding in between: it runs in circles; heuristic
 VAGUE = 1e-2  # of the cost, which rounding may hide in a run that counts as converged without a question
 ROUGH = 3.0  # how many times its estimate rounding may be: an estimate rounds each residual once; heuristic
@@ -77,14 +80,18 @@ class Trial(eqx.Module):
 
     x: Float[Array, " n"]
     q: Float[Array, " n"]
-    length: Scalar  # ‖Dq‖
-    slope: Scalar  # gᵀq
-    curvature: Scalar  # qᵀHq
-    beyond: Scalar  # what the curvature of F along q has more, if it is known
-    whole: Bool[Array, ""]  # neither damping nor radius nor bound made it,
-    released: Bool[Array, ""]  # for nothing was left of them
-    short: Bool[Array, ""]  # enough to stop after it
-    bent: Bool[Array, ""]  # beyond where its expansion holds
+    # Numbers that are made together compile sooner as one array.
+    numbers: Float[Array, " 4"]
+    signs: Bool[Array, " 4"]
+
+    length = property(lambda self: self.numbers[0])  # ‖Dq‖
+    slope = property(lambda self: self.numbers[1])  # gᵀq
+    curvature = property(lambda self: self.numbers[2])  # qᵀHq
+    beyond = property(lambda self: self.numbers[3])  # what the curvature of F along q has more, if it is known
+    whole = property(lambda self: self.signs[0])  # neither damping nor radius nor bound made it,
+    released = property(lambda self: self.signs[1])  # for nothing was left of them
+    short = property(lambda self: self.signs[2])  # enough to stop after it
+    bent = property(lambda self: self.signs[3])  # beyond where its expansion holds
 
     @property
     def predicted(self) -> Scalar:
@@ -108,7 +115,6 @@ class State(eqx.Module):
     fences: Int[Array, ""]  # how often the fence came back since a gain beyond rounding
     blocked: Bool[Array, ""]  # a trial since the last step was not finite
     steps: Int[Array, ""]
-    evaluations: Int[Array, ""]
     jacobians: Int[Array, ""]
     stop: Int[Array, ""]
 
@@ -118,28 +124,37 @@ def begin(objective: Objective, solver: Solver, x: Array) -> State:
     zero = jnp.zeros((), x.dtype)
     none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     point, local = jax.eval_shape(lambda: _at(objective, x, objective.evaluate(x, none)))
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (point, local))
+    point, local = jax.tree.map(lambda leaf: _unread(leaf, x), (point, local))
     return State(
         x=x,
-        point=blank[0],
-        local=eqx.tree_at(lambda local: local.unit, blank[1], jnp.ones_like(x)),
-        d=jnp.zeros_like(x),
+        point=point,
+        local=local,
+        d=x,
         alive=jnp.zeros(x.shape, bool),
         told=no,
-        reach=jnp.abs(x),
-        control=solver.start(zero),
-        trial=Trial(x, jnp.zeros_like(x), zero, zero, zero, zero, no, no, no, no),
+        reach=x,
+        control=solver.start(x.dtype),
+        trial=Trial(x, x, jnp.asarray(np.arange(4, dtype=x.dtype)), jnp.asarray(np.array([True, True, False, False]))),
         phase=none,
         promised=zero,
         fences=none,
         blocked=no,
         steps=none,
-        evaluations=none,
         jacobians=none,
         stop=none,
     )
 
 
+def _unread(like: Any, x: Array) -> Any:
+    """Something of that kind that nobody reads. Zeros are a kernel to compile, unlike a short array of constants."""
+    if (like.shape, like.dtype) == (x.shape, x.dtype):
+        return x
+    if like.size > _SHORT:
+        return jnp.zeros(like.shape, like.dtype)
+    return np.arange(like.size).reshape(like.shape).astype(like.dtype)
+
+
+@eqx.filter_jit  # traced once for what calls it
 def _at(objective: Objective, x: Array, point: Point) -> tuple[Point, Local]:
     """A point in units of its own residuals, and the model there."""
     point = objective.rescaled(x, point)
@@ -157,7 +172,7 @@ def column_norms(objective: Objective, local: Local) -> Float[Array, " n"] | Non
     """N, in steps q: the column norms of J, penalty included. None without squares or a matrix: there D stays."""
     if isinstance(objective, Smooth) or not isinstance(local.stored, steps.Matrix):
         return None
-    return jnp.sqrt(jnp.maximum(local.stored.diagonal(), 0.0))
+    return local.stored.norms
 
 
 def tells(objective: Objective, local: Local) -> Bool[Array, ""]:
@@ -188,14 +203,13 @@ class Judged(eqx.Module):
 def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -> Judged:
     """Evaluate the trial, and decide."""
     trial, noise, phase = state.trial, state.local.noise, state.phase
-    there = objective.evaluate(trial.x, state.point.exponent)
-    gain = objective.gain(state.x, trial.x - state.x, state.point, there)
+    there, gain, proper = objective.compare(state.x, trial.x, state.point)
     predicted, first, blind, fenced = trial.predicted, phase == BEGIN, phase == BLIND, phase == FENCED
     # The first one may be out of range in units of one.
-    finite = jnp.where(first, jnp.all(jnp.isfinite(there.values)), jnp.isfinite(there.cost))
+    finite = jnp.where(first, proper, jnp.isfinite(there.cost))
     sensible = finite & jnp.isfinite(trial.length) & (predicted > 0) & ~trial.bent
     ratio = jnp.where(sensible, gain / jnp.where(sensible, predicted, 1.0), -jnp.inf)
-    worthwhile = ratio > _WORTHWHILE
+    worthwhile = sensible & (gain > _WORTHWHILE * predicted)
     drowned = sensible & (jnp.maximum(predicted, jnp.abs(gain)) <= ROUGH * noise.gain)
     hidden = drowned & (predicted <= noise.gain) & ~first
     gained = worthwhile & ~hidden & ~first
@@ -215,29 +229,25 @@ def judge(objective: Objective, solver: Solver, tol: Tolerances, state: State) -
     exhausted = every(trial.x == state.x) | ~jnp.isfinite(control[0]) | (control[0] == 0)
     blocked = ~clear & (state.blocked | ~finite)
     flat = trial.whole & (predicted <= tol.f * there.cost) & (gain <= tol.f * there.cost)
-    stop = jnp.select(
-        [
-            first & ~finite,
-            accepted & flat & ~first,
-            (hidden & ~less & ~(trial.released & ~fenced)) | (lost & blind & (fences > _FENCES)),
-            accepted & trial.short,
-            hidden & ~less,
-            lost & ~blind & exhausted & blocked,
-            lost & ~blind & exhausted,
-        ],
-        [START, COST, DOUBT, STEP, JITTER, NONFINITE, DOUBT],
-        RUNNING,
+    stop = first_true(
+        (first & ~finite, START),
+        (accepted & flat & ~first, COST),
+        ((hidden & ~less & ~(trial.released & ~fenced)) | (lost & blind & (fences > _FENCES)), DOUBT),
+        (accepted & trial.short, STEP),
+        (hidden & ~less, JITTER),
+        (lost & ~blind & exhausted & blocked, NONFINITE),
+        (lost & ~blind & exhausted, DOUBT),
+        otherwise=RUNNING,
     )
     after = dataclasses.replace(
         state,
         control=control,
-        phase=jnp.select([clear, hidden & ~fenced, lost & blind], [SEEN, BLIND, FENCED], phase),
+        phase=first_true((clear, SEEN), (hidden & ~fenced, BLIND), (lost & blind, FENCED), otherwise=phase),
         promised=jnp.where(clear | (lost & blind), jnp.inf, jnp.where(accepted & hidden, predicted, state.promised)),
         fences=fences,
         blocked=blocked,
         steps=state.steps + jnp.where(first, 0, 1),
-        evaluations=state.evaluations + 1,
-        stop=stop.astype(jnp.int32),
+        stop=stop,
     )
     return Judged(after, there, accepted)
 
@@ -271,9 +281,8 @@ def settle(objective: Objective, solver: Solver, judged: Judged, point: Point, l
 
     # A radius that did not bind goes with the length of its step.
     change = jnp.where(unhindered, length_of(d, trial.q / scaled * change) / trial.length, change)
+    change = jnp.where(first, length_of(d, x / local.unit), change)
     change = jnp.where(jnp.isfinite(change) & (change > 0), change, 1.0)
-    control = select(first, solver.start(length_of(d, x / local.unit)), solver.in_units(state.control, change))
-    lost = ~(every(jnp.isfinite(local.gradient)) & jnp.isfinite(point.cost)) & (state.stop != START)
     return dataclasses.replace(
         state,
         x=x,
@@ -283,9 +292,8 @@ def settle(objective: Objective, solver: Solver, judged: Judged, point: Point, l
         alive=alive,
         told=state.told | tells(objective, local),
         reach=jnp.maximum(state.reach, jnp.abs(x)),
-        control=control,
+        control=solver.in_units(state.control, change),
         jacobians=state.jacobians + 1,
-        stop=jnp.where(lost, jnp.where(first, START, NONFINITE), state.stop),
     )
 
 
@@ -328,36 +336,30 @@ def propose(objective: Objective, solver: Solver, box: Box | None, tol: Toleranc
         q, following = jnp.where(clipped, (inside - x) / local.unit, q), inside
 
     last = released & unhindered & ~clipped
-    size, length = length_of(norms, x / local.unit), length_of(norms, q)
+    length, size = total(jnp.square(norms * q)), total(jnp.square(norms * (x / local.unit)))
+    no_longer = lambda part: last & (length <= part * (part * size))  # noqa: E731
     trial = Trial(
         x=following,
         q=q,
-        length=length_of(d, q),
-        slope=total(g * q),
-        curvature=model.curvature(q),
-        beyond=jnp.where(clipped, jnp.nan, beyond),
-        whole=unhindered & ~clipped,
-        released=released,
-        short=last & (length <= tol.x * size),
-        bent=bent,
+        numbers=jnp.stack([length_of(d, q), total(g * q), model.curvature(q), jnp.where(clipped, jnp.nan, beyond)]),
+        signs=jnp.stack([unhindered & ~clipped, released, no_longer(tol.x), bent]),
     )
     # A step whose gain is hidden is needless where it is rounding itself, or steps become shorter a hundredfold.
     nothing = trial.predicted <= local.noise.floor
     short = trial.short & (trial.predicted <= 1e-4 * state.promised)
-    short = short | (last & (length <= jnp.finfo(x.dtype).eps * size))
+    short = short | no_longer(jnp.finfo(x.dtype).eps)
     needless = (last & nothing) | (short & (trial.predicted <= local.noise.gain))
     least = jnp.maximum(local.noise.floor, _SETTLED * local.noise.gain)
-    stop = jnp.select(
-        [
-            state.stop != RUNNING,
-            _resting(objective, tol, state, g, norms, last & (step.mu <= 0), trial.predicted),
-            (needless | (trial.predicted <= least)) & (state.phase == FENCED),
-            needless,
-        ],
-        [state.stop, GRADIENT, DOUBT, STEP],
-        RUNNING,
+    lost = ~(every(jnp.isfinite(local.gradient)) & jnp.isfinite(state.point.cost))
+    stop = first_true(
+        (lost, jnp.where(state.steps == 0, START, NONFINITE)),
+        (state.stop != RUNNING, state.stop),
+        (_resting(objective, tol, state, g, norms, last & (step.mu <= 0), trial.predicted), GRADIENT),
+        ((needless | (trial.predicted <= least)) & (state.phase == FENCED), DOUBT),
+        (needless, STEP),
+        otherwise=RUNNING,
     )
-    return dataclasses.replace(state, trial=trial, stop=stop.astype(jnp.int32))
+    return dataclasses.replace(state, trial=trial, stop=stop)
 
 
 def _resting(
@@ -366,7 +368,8 @@ def _resting(
     """Whether the slope is as small as gtol asks: as a cosine, or by what Newton's step promises beside |f|."""
     if isinstance(objective, Smooth):
         return newton & (predicted <= jnp.square(tol.g) * jnp.abs(state.point.cost))
-    return every(jnp.abs(g) <= tol.g * jnp.where(norms > 0, norms, 1.0) * objective.slope_unit(state.point))
+    least = tol.g * jnp.where(norms > 0, norms, 1.0)
+    return every(jnp.square(g) <= jnp.square(least) * objective.slope_unit(state.point))
 
 
 def run(

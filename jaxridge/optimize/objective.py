@@ -10,6 +10,7 @@ unitⱼ = 2^(e − cⱼ). Powers of two round nothing. A robust loss fixes the u
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxridge.core.numbers import exponent, matmul, power_of_two
-from jaxridge.core.types import Array, Float, Int, Scalar
+from jaxridge.core.types import Array, Bool, Float, Int, Scalar
 from jaxridge.optimize.losses import Loss, linear
-from jaxridge.optimize.small import added, gram_of, greatest, total
+from jaxridge.optimize.small import added, gram_of, greatest, total, totals
 from jaxridge.optimize.steps import SMALL, Dense, Matrix, Small, Triangle
 
 Flat = Callable[[Array], Array]
@@ -33,6 +34,14 @@ class Point(eqx.Module):
     values: Array  # residuals over 2ᵉ, or f itself
     cost: Scalar  # F over 4ᵉ
     exponent: Int[Array, ""]
+
+
+class Compared(NamedTuple):
+    """Another point in the units of this one, how much is gained there, and whether its values are finite."""
+
+    there: Point
+    gain: Scalar
+    finite: Bool[Array, ""]
 
 
 class Rounding(eqx.Module):
@@ -74,7 +83,7 @@ def qr(objective: "SumOfSquares", x: Array, point: Point) -> Local:
         )
         stacked = jnp.concatenate([stacked, below])
     S = jnp.linalg.qr(stacked, mode="r")
-    return Local(Triangle(S[:n, :n], S[:n, n]), here.unit, here.noise)
+    return Local(Triangle.of(S[:n]), here.unit, here.noise)
 
 
 def cholesky(objective: "SumOfSquares", x: Array, point: Point) -> Local:
@@ -140,9 +149,12 @@ class SumOfSquares(eqx.Module):
     jacobian: Callable[[Flat], Flat] | None = eqx.field(static=True)
 
     def evaluate(self, x: Float[Array, " n"], e: Int[Array, ""]) -> Point:
-        r = self.residual(x)
-        r = r * power_of_two(-e, r.dtype)
+        r = self._residual(x, e)
         return Point(r, self._cost(r, x, e), e)
+
+    def _residual(self, x: Array, e: Int[Array, ""]) -> Array:
+        r = self.residual(x)
+        return r * power_of_two(-e, r.dtype)
 
     def rescaled(self, x: Float[Array, " n"], point: Point) -> Point:
         """The same point in units of its own residuals."""
@@ -169,21 +181,27 @@ class SumOfSquares(eqx.Module):
         return jnp.ones_like(self.x_ref) if self.axes is None else self.axes
 
     def _cost(self, r: Array, x: Array, e: Int[Array, ""]) -> Scalar:
-        cost = total(self.loss(jnp.square(r)))
-        if self.lam is not None:
-            cost = cost + self.lam * total(jnp.square((x - self.x_ref) * (self._axes() * power_of_two(-e, x.dtype))))
-        return 0.5 * cost
+        return total(0.5 * self.loss(jnp.square(r))) + self._penalty(x, e)
 
-    def gain(self, x: Array, p: Array, here: Point, there: Point) -> Scalar:
-        """F(x) − F(x + p) from differences of residuals, not of their sums of squares."""
-        if self.loss is linear:
-            gained = -total((there.values - here.values) * (there.values + here.values))
-        else:
-            gained = total(self.loss(jnp.square(here.values)) - self.loss(jnp.square(there.values)))
+    def _penalty(self, x: Array, e: Int[Array, ""]) -> Scalar | float:
+        """½λ‖x − x_ref‖² over 4ᵉ."""
+        if self.lam is None:
+            return 0.0
+        return 0.5 * self.lam * total(jnp.square((x - self.x_ref) * (self._axes() * power_of_two(-e, x.dtype))))
+
+    def compare(self, x: Array, to: Array, here: Point) -> Compared:
+        """F(x) − F(to) from differences of residuals, not of their sums of squares."""
+        e, loss = here.exponent, self.loss
+        r = self._residual(to, e)
+        more = (r - here.values) * (r + here.values)
+        if loss is not linear:
+            more = loss(jnp.square(r)) - loss(jnp.square(here.values))
+        # 0 times what is not finite is NaN.
+        cost, gain, zero = totals(0.5 * loss(jnp.square(r)), -0.5 * more, 0.0 * r)
         if self.lam is not None:
-            root = self.root(here)
-            gained = gained - total((root * p) * (root * (2.0 * (x - self.x_ref) + p)))
-        return 0.5 * gained
+            root, p = self.root(here), to - x
+            gain = gain - 0.5 * total((root * p) * (root * (2.0 * (x - self.x_ref) + p)))
+        return Compared(Point(r, cost + self._penalty(to, e), e), gain, zero == 0)
 
     def weights(self, r: Array) -> tuple[Array, Array]:
         """Roots of the second derivatives ρ' + 2ρ''r² in r, held above a hundredth of ρ', and ρ'.
@@ -209,8 +227,7 @@ class SumOfSquares(eqx.Module):
         # A residual is a difference of numbers of about the size of |J||x|.
         rounding = jnp.finfo(x.dtype).eps * (jnp.abs(r) + matmul(jnp.abs(J), jnp.abs(x)) * down)
         root, outer = self.weights(r)
-        floor = 0.5 * jnp.sum(outer * jnp.square(rounding))
-        noise = Rounding(jnp.sum(outer * rounding * jnp.abs(r)) + 2.0 * floor, floor)
+        noise = Rounding(*totals(outer * rounding * (jnp.abs(r) + rounding), 0.5 * outer * jnp.square(rounding)))
         if self.loss is not linear:
             J, r = root[:, None] * J, r * outer / root
         largest = jnp.max(jnp.abs(J), axis=0)
@@ -289,9 +306,8 @@ class SumOfSquares(eqx.Module):
         return product
 
     def slope_unit(self, point: Point) -> Scalar:
-        """‖r‖, so that a slope g/(d‖r‖) is a cosine."""
-        size = jnp.sqrt(2.0 * point.cost)
-        return jnp.where(size > 0, size, 1.0)
+        """‖r‖², so that a slope g/(d‖r‖) is a cosine."""
+        return jnp.where(point.cost > 0, 2.0 * point.cost, 1.0)
 
     def cost(self, x: Array) -> Scalar:
         """F(x), for derivatives."""
@@ -318,8 +334,9 @@ class Smooth(eqx.Module):
     def rescaled(self, x: Float[Array, " n"], point: Point) -> Point:
         return point
 
-    def gain(self, x: Array, p: Array, here: Point, there: Point) -> Scalar:
-        return here.cost - there.cost
+    def compare(self, x: Array, to: Array, here: Point) -> Compared:
+        there = self.evaluate(to, here.exponent)
+        return Compared(there, here.cost - there.cost, jnp.isfinite(there.cost))
 
     def model(self, x: Array, point: Point) -> Local:
         gradient = jax.grad(self.fn)

@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxridge.core.types import Array
 from jaxridge.optimize.arguments import (
@@ -123,13 +124,19 @@ def make_problem(
 
 
 def as_arrays(solver: Any) -> Any:
-    """Numbers as arrays, so that a new one does not compile again."""
-    return jax.tree.map(jnp.asarray, solver)
+    """Numbers as arrays, so that a new one does not compile again: of NumPy, which compile nothing."""
+    return jax.tree.map(_as_array, solver)
+
+
+def _as_array(number: Any, dtype: Any = None) -> Any:
+    if isinstance(number, jax.Array):
+        return number if dtype is None else number.astype(dtype)
+    return np.asarray(np.add(number, 0), dtype)  # which refuses what is no number
 
 
 def tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
     """Tolerances in the dtype of x0, as arrays, so that a new number does not compile again."""
     leaves = jax.tree.leaves(x0)
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
-    f, s, g = (jnp.asarray(tol, dtype) for tol in (ftol, xtol, gtol))
-    return Tolerances(f, s, g, jnp.asarray(max_steps, jnp.int32))
+    f, s, g = (_as_array(tol, dtype) for tol in (ftol, xtol, gtol))
+    return Tolerances(f, s, g, _as_array(max_steps, jnp.int32))

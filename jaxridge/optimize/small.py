@@ -12,6 +12,7 @@ from jaxridge.core.types import Array, Bool, Float, Scalar
 # XLA vectorises the reductions of a batch on a CPU only where it sees their terms, but computes what is so cheap anew
 # for every number that depends on it: measured, that is worth it up to so many.
 _WRITTEN_OUT = 8
+_TOGETHER = 1000  # terms of several sums in one reduction, which adds one after the other
 
 
 def added(terms: Sequence[Array]) -> Array:
@@ -24,6 +25,18 @@ def total(x: Float[Array, " m"]) -> Scalar:
     return added(list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.sum(x)
 
 
+def totals(*terms: Float[Array, " m"]) -> list[Scalar]:
+    """The sum of each, by one reduction; of many terms XLA adds the parts of a sum first, but only of one sum."""
+    if not _WRITTEN_OUT < terms[0].shape[0] <= _TOGETHER:
+        return [total(x) for x in terms]
+    return _sums(terms)
+
+
+def _sums(terms: Sequence[Array]) -> list[Scalar]:
+    together = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))  # noqa: E731
+    return list(jax.lax.reduce(tuple(terms), tuple(jnp.zeros((), x.dtype) for x in terms), together, (0,)))
+
+
 def every(x: Bool[Array, " m"]) -> Bool[Array, ""]:
     """Whether all are true, written out where they are few."""
     return functools.reduce(operator.and_, list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.all(x)
@@ -32,6 +45,13 @@ def every(x: Bool[Array, " m"]) -> Bool[Array, ""]:
 def greatest(x: Float[Array, " m"]) -> Scalar:
     """The largest, written out where they are few; 0 of none."""
     return functools.reduce(jnp.maximum, list(x)) if 0 < x.shape[0] <= _WRITTEN_OUT else jnp.max(x, initial=0.0)
+
+
+def first_true(*cases: tuple[Bool[Array, ""], Array | int], otherwise: Array | int) -> Array:
+    """The value of the first true case. `jnp.select` makes an array of the conditions, which compiles much longer."""
+    for condition, value in reversed(cases):
+        otherwise = jnp.where(condition, value, otherwise)
+    return jnp.asarray(otherwise, jnp.int32)
 
 
 def gram_of(columns: list[Array]) -> list[list[Array]]:
@@ -44,12 +64,7 @@ def gram_of(columns: list[Array]) -> list[list[Array]]:
         rows = list(zip(*(list(column) for column in columns), strict=True))
         sums = [added([row[i] * row[j] for row in rows]) for i, j in pairs]
     else:
-        sums = jax.lax.reduce(
-            tuple(columns[i] * columns[j] for i, j in pairs),
-            tuple(jnp.zeros((), columns[0].dtype) for _ in pairs),
-            lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-            (0,),
-        )
+        sums = _sums([columns[i] * columns[j] for i, j in pairs])
     found = dict(zip(pairs, sums, strict=True))
     return [[found[i, j] for j in range(i + 1)] for i in range(len(columns))]
 

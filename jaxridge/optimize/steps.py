@@ -47,66 +47,60 @@ class Triangle(eqx.Module):
 
     R: Float[Array, "p n"]
     z: Float[Array, " p"]
+    gradient: Float[Array, " n"]
+    norms: Float[Array, " n"]  # of the columns of J
+    own: Bool[Array, " n"]  # which of them have a part beyond what rounding makes of a dependent one
 
-    @property
-    def gradient(self) -> Float[Array, " n"]:
-        return matmul(self.R.T, self.z)
+    @classmethod
+    def of(cls, S: Float[Array, "p n+1"]) -> "Triangle":
+        """From [R z], with what is read again and again."""
+        R, z, (p, n) = S[:, :-1], S[:, -1], (S.shape[0], S.shape[1] - 1)
+        norms = jnp.sqrt(jnp.sum(jnp.square(R), axis=0))
+        beyond = jnp.abs(R) > 4 * n * jnp.finfo(R.dtype).eps * norms[None, :]
+        return cls(R, z, matmul(R.T, z), norms, jnp.any(beyond & jnp.eye(p, n, dtype=bool), axis=0))
 
     def curvature(self, p: Float[Array, " n"]) -> Scalar:
         """pᵀHp."""
         return jnp.sum(jnp.square(matmul(self.R, p)))
 
-    def diagonal(self) -> Float[Array, " n"]:
-        """The diagonal of H."""
-        return jnp.sum(jnp.square(self.R), axis=0)
-
     def independent(self) -> Bool[Array, ""]:
-        """Whether each column of J has a part of its own, beyond what rounding makes of a dependent one."""
-        return every(self._own()) & (self.R.shape[0] >= self.R.shape[1])
+        """Whether each column of J has a part of its own."""
+        return every(self.own)
 
-    def _own(self) -> Bool[Array, " p"]:
-        p, n = self.R.shape
-        norms, pivots = jnp.sqrt(self.diagonal()), jnp.abs(jnp.diagonal(self.R))
-        return pivots > 4 * n * jnp.finfo(norms.dtype).eps * norms[:p]
-
-    def deviations(self) -> Float[Array, " n"]:
-        """√(H⁻¹)ⱼⱼ, in the directions that J tells."""
-        n = self.R.shape[1]
-        own, square = self._told()
-        return jnp.where(own, jnp.linalg.norm(solve_triangular(square, jnp.eye(n, dtype=square.dtype)), axis=1), 0.0)
-
-    def newton(self) -> Float[Array, " n"]:
-        """−H⁻¹g, in the directions that J tells."""
-        own, square = self._told()
-        z = jnp.zeros(len(own), self.z.dtype).at[: self.R.shape[0]].set(self.z)
-        return -jnp.where(own, solve_triangular(square, jnp.where(own, z, 0.0)), 0.0)
-
-    def _told(self) -> tuple[Bool[Array, " n"], Float[Array, "n n"]]:
-        """The columns that have a part of their own, and R with those of I in the place of the others."""
-        p, n = self.R.shape
-        own = jnp.zeros(n, bool).at[:p].set(self._own())
-        square = jnp.zeros((n, n), self.R.dtype).at[:p].set(self.R)
-        return own, jnp.where(own[:, None] & own[None, :], square, jnp.eye(n, dtype=square.dtype))
+    def told(self) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """√(H⁻¹)ⱼⱼ and −H⁻¹g, in the directions that J tells."""
+        (p, n), own = self.R.shape, self.own
+        eye = jnp.eye(n, dtype=self.R.dtype)
+        R, z = self.R, self.z
+        if p < n:
+            R, z = jnp.pad(R, ((0, n - p), (0, 0))), jnp.pad(z, (0, n - p))
+        right = jnp.concatenate([eye, jnp.where(own, z, 0.0)[:, None]], axis=1)
+        both = solve_triangular(jnp.where(own[:, None] & own[None, :], R.T, eye), right, trans="T", lower=True)
+        return jnp.where(own, jnp.linalg.norm(both[:, :n], axis=1), 0.0), -jnp.where(own, both[:, n], 0.0)
 
     def restricted(self, free: Bool[Array, " n"]) -> "Triangle":
         """The model in the free variables, whose steps are 0 in the others."""
-        return Triangle(jnp.where(free[None, :], self.R, 0.0), self.z)
+        kept = lambda x: jnp.where(free, x, 0.0)  # noqa: E731
+        R = jnp.where(free[None, :], self.R, 0.0)
+        return Triangle(R, self.z, kept(self.gradient), kept(self.norms), self.own & free)
 
     def dense(self) -> "Dense":
         return Dense(matmul(self.R.T, self.R), self.gradient)
 
     def damped(self, d: Float[Array, " n"], mu: Scalar) -> Step:
         """QR of [R; √μ D], which does not square a condition number."""
-        n = self.R.shape[1]
-        below = jnp.concatenate([jnp.diag(jnp.sqrt(mu) * d), jnp.zeros((n, 1), d.dtype)], axis=1)
+        n = len(d)
+        # On the diagonal of (n, n+1) is every (n+2)th number.
+        below = jax.lax.pad(jnp.sqrt(mu) * d, jnp.zeros((), d.dtype), [(0, 1, n + 1)]).reshape(n, n + 1)
         stacked = jnp.concatenate([jnp.concatenate([self.R, self.z[:, None]], axis=1), below])
-        S = jnp.linalg.qr(stacked, mode="r")
-        R = S[:n, :n]
+        # What LAPACK leaves below the diagonal is never read.
+        S = jnp.linalg.qr(stacked, mode="raw")[0].T[:n]
+        R = S[:, :n]
 
         def solve(h: Array) -> Array:  # seminormal: enough for a correction
-            return -solve_triangular(R, solve_triangular(R, h, trans="T"))
+            return solve_triangular(R, solve_triangular(R, -h, trans="T"))
 
-        return Step(-solve_triangular(R, S[:n, n]), mu, solve)
+        return Step(solve_triangular(R, -S[:, n]), mu, solve)
 
     def spectrum(self, d: Float[Array, " n"]) -> "Spectrum":
         """By the SVD of RD⁻¹."""
@@ -146,6 +140,10 @@ class Dense(eqx.Module):
 
     def diagonal(self) -> Float[Array, " n"]:
         return jnp.diagonal(self.H)
+
+    @property
+    def norms(self) -> Float[Array, " n"]:
+        return jnp.sqrt(jnp.maximum(self.diagonal(), 0.0))
 
     def independent(self) -> Bool[Array, ""]:
         """As for `Triangle`, as far as H tells, to half of the digits."""
@@ -198,6 +196,10 @@ class Small(eqx.Module):
 
     def diagonal(self) -> Float[Array, " n"]:
         return jnp.stack([row[-1] for row in self.H])
+
+    @property
+    def norms(self) -> Float[Array, " n"]:
+        return jnp.sqrt(jnp.maximum(self.diagonal(), 0.0))
 
     def independent(self) -> Bool[Array, ""]:
         """As for `Triangle`, as far as H tells, to half of the digits."""

@@ -14,6 +14,7 @@ the former leaves open is not settled, nor an end in jitter or doubt from where 
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from jaxridge.core.numbers import matmul
@@ -21,7 +22,7 @@ from jaxridge.core.types import Array, Bool
 from jaxridge.optimize import loop, steps
 from jaxridge.optimize.loop import ROUGH, Box, State
 from jaxridge.optimize.objective import Objective, Stored, SumOfSquares, qr
-from jaxridge.optimize.small import every, total
+from jaxridge.optimize.small import every, first_true, greatest, total
 
 _SHARP = 1e-3  # of the cost: if rounding hides more, H alone proves no minimum from which steps lead away; heuristic
 _VISIBLE = 30.0  # times what rounding hides; heuristic
@@ -57,13 +58,14 @@ def _vague(state: State, factor: Stored) -> Bool[Array, ""]:
     """
     if not isinstance(factor, steps.Triangle):
         return jnp.zeros((), bool)
-    return loop.hazy(state) & ~_little(state, jnp.sqrt(2.0 * state.local.noise.gain) * factor.deviations())
+    deviations, _ = factor.told()
+    return loop.hazy(state) & ~_little(state, jnp.sqrt(2.0 * state.local.noise.gain) * deviations)
 
 
 def _little(state: State, q: Array) -> Bool[Array, ""]:
     """Whether a step moves no parameter by more than √eps of how far it came."""
     least = jnp.sqrt(jnp.finfo(q.dtype).eps) * state.reach
-    return jnp.all((jnp.abs(q * state.local.unit) <= least) | (least <= 0))
+    return every((jnp.abs(q * state.local.unit) <= least) | (least <= 0))
 
 
 def judge(objective: Objective, box: Box | None, state: State, curved: bool) -> State:
@@ -74,8 +76,8 @@ def judge(objective: Objective, box: Box | None, state: State, curved: bool) -> 
     else:
         # No Hessian: what a step along the gradient promises.
         level = total(jnp.square(state.local.gradient / state.d)) / 2 <= ROUGH * state.local.noise.gain
-        stop = jnp.where(stop == loop.DOUBT, jnp.where(level, loop.STEP, STALLED), stop)
-    return dataclasses.replace(state, stop=stop.astype(jnp.int32))
+        stop = first_true((stop != loop.DOUBT, stop), (level, loop.STEP), otherwise=STALLED)
+    return dataclasses.replace(state, stop=stop)
 
 
 def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Matrix, curved: bool) -> Array:
@@ -88,58 +90,53 @@ def _kind(objective: Objective, box: Box | None, state: State, stored: steps.Mat
     if curved and isinstance(objective, SumOfSquares):
         S = objective.second_order(x, state.point, local.unit)
 
-    h = jnp.sqrt(jnp.abs(jnp.diagonal(H)) + jnp.abs(jnp.diagonal(S)))
-    h = jnp.where(free & (h > 0), h, 1.0)
-    scaled = jnp.where(free[:, None] & free[None, :], (H + S) / h[:, None] / h[None, :], 0.0)
-    level = jnp.max(jnp.square(g / h), initial=0.0) / 2 <= noise
-    held = jnp.diag(jnp.where(free, 0.0, 1.0)).astype(x.dtype)
-    tau = 8 * n * eps * jnp.max(jnp.abs(scaled), initial=0.0) * jnp.eye(n, dtype=x.dtype)
-    tau = tau + jnp.finfo(x.dtype).tiny * jnp.eye(n, dtype=x.dtype)
-    L = jnp.linalg.cholesky(scaled + tau + held, symmetrize_input=False)
-    positive = jnp.all(jnp.isfinite(jnp.diagonal(L)))
+    eye = jnp.eye(n, dtype=x.dtype)
+    h = jnp.sqrt(jnp.sum(jnp.where(eye > 0, jnp.abs(H) + jnp.abs(S), 0.0), axis=0))
+    down = 1.0 / jnp.where(free & (h > 0), h, 1.0)
+    scaled = jnp.where(free[:, None] & free[None, :], (H + S) * down[:, None] * down[None, :], 0.0)
+    level = greatest(jnp.square(g * down)) / 2 <= noise
+    shifts = np.array([8 * n * eps, -8 * n * eps, -(eps**0.5)], x.dtype)[:, None] + jnp.where(free, 0.0, 1.0)[None, :]
+    L = jnp.linalg.cholesky(scaled[None] + shifts[:, :, None] * eye[None], symmetrize_input=False)
+    # Where it fails there is no number in all of a factor.
+    positive, beyond_noise, firm = jnp.isfinite(L[:, -1, -1])
     factor = _factor(objective, state, stored)
     # Where a perfect fit leaves a part of J to rounding nothing is missed.
     dependent = isinstance(factor, steps.Triangle) and ~factor.independent()
     lost = state.told & dependent & every(free) & ~loop.hazy(state)
-    beyond_noise, firm = (
-        jnp.all(jnp.isfinite(jnp.linalg.cholesky(scaled - margin + held, symmetrize_input=False)))
-        for margin in (tau, jnp.sqrt(eps) * jnp.eye(n, dtype=x.dtype))
-    )
     determined = jnp.where(lost, firm, beyond_noise)
-    c = solve_triangular(jnp.where(positive, L, jnp.eye(n, dtype=x.dtype)), g / h, lower=True)
-    stationary = positive & (jnp.sum(jnp.square(c)) / 2 <= noise)
+    L = jnp.where(positive, L[0], eye)
+    c = solve_triangular(L, g * down, lower=True)
+    stationary = positive & (total(jnp.square(c)) / 2 <= noise)
     # What J alone would have moved has to rise as the parabola says, where that can be seen: or it runs to infinity.
-    norms = jnp.sqrt(jnp.abs(jnp.diagonal(H)))
-    leaning = free & (jnp.square(g) > 2 * noise * jnp.square(norms))
-    newton = -solve_triangular(L, c, trans=1, lower=True) / h
+    leaning = free & (jnp.square(g) > 2 * noise * jnp.square(stored.norms))
+    newton = -solve_triangular(L, c, trans=1, lower=True) * down
     q = jnp.where(leaning, newton, 0.0)
     seen = jnp.sqrt(_VISIBLE * noise / jnp.maximum(total(q * matmul(H + S, q)) / 2, jnp.finfo(x.dtype).tiny))
     beyond = x + local.unit * (seen * q)
     beyond = beyond if box is None else box.clip(beyond)
-    there = objective.evaluate(beyond, state.point.exponent)
-    rises = -objective.gain(x, beyond - x, state.point, there) >= noise
-    stationary = stationary & (rises | ~jnp.any(leaning))
+    rises = -objective.compare(x, beyond, state.point).gain >= noise
+    stationary = stationary & (rises | every(~leaning))
 
     idle, doubt = free & jnp.all(scaled == 0, axis=0), state.stop == loop.DOUBT
-    evaporated = (jnp.any(idle & state.alive) & every(free)) | (~jnp.any(idle) & ~determined & lost)
+    some_idle = ~every(~idle)
+    evaporated = (~every(~(idle & state.alive)) & every(free)) | (~some_idle & ~determined & lost)
     settled = jnp.ones((), bool)
     if isinstance(factor, steps.Triangle):
         sharp = state.local.noise.gain <= _SHARP * jnp.abs(state.point.cost)
         proven = firm & (~doubt | sharp | _little(state, newton))
-        settled = proven | _little(state, factor.restricted(free).newton())
+        settled = proven | _little(state, (factor if box is None else factor.restricted(free)).told()[1])
         if stored is factor:
             settled = settled | (state.stop < loop.JITTER)
     jitter = (state.stop == loop.JITTER) & ~_unproven(objective, state)
-    kinds = [
+    return first_true(
         (~positive & level, SADDLE),
         (jitter & settled, loop.STEP),
         ((stationary | ~doubt) & _vague(state, factor), ROUNDING),
         (stationary & evaporated, EVAPORATED),
-        (stationary & jnp.any(idle), NO_INFLUENCE),
+        (stationary & some_idle, NO_INFLUENCE),
         (stationary & ~determined & ~doubt & settled, UNDETERMINED),
         (stationary & determined & doubt & settled, loop.STEP),
         (doubt & state.blocked, loop.NONFINITE),
         (doubt | (lost & ~stationary) | ~((determined & ~jitter) | settled), STALLED),
-    ]
-    conditions, codes = zip(*kinds, strict=True)
-    return jnp.select(conditions, codes, state.stop)
+        otherwise=state.stop,
+    )

@@ -161,7 +161,7 @@ def test_damped_step_is_ridge_is_the_trust_region_step():
     J, r, mu = RNG.standard_normal((8, 3)), RNG.standard_normal(8), 0.37
     ridge = oracles.ridge(J, -r, mu, intercept=False)[0]
     stacked = jnp.linalg.qr(jnp.concatenate([jnp.asarray(J), jnp.asarray(r)[:, None]], axis=1), mode="r")
-    for model in (Triangle(stacked[:3, :3], stacked[:3, 3]), Dense(jnp.asarray(J.T @ J), jnp.asarray(J.T @ r))):
+    for model in (Triangle.of(stacked[:3]), Dense(jnp.asarray(J.T @ J), jnp.asarray(J.T @ r))):
         step = model.damped(jnp.ones(3), jnp.asarray(mu))
         np.testing.assert_allclose(step.p, ridge, rtol=1e-12)
         within = model.within(jnp.ones(3), jnp.linalg.norm(step.p))
