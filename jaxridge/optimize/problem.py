@@ -125,18 +125,20 @@ def make_problem(
 
 def as_arrays(solver: Any) -> Any:
     """Numbers as arrays, so that a new one does not compile again: of NumPy, which compile nothing."""
-    return jax.tree.map(_as_array, solver)
+    return jax.tree.map(lambda number: _as_array(f"a setting of {type(solver).__name__}", number), solver)
 
 
-def _as_array(number: Any, dtype: Any = None) -> Any:
-    if isinstance(number, jax.Array):
-        return number if dtype is None else number.astype(dtype)
-    return np.asarray(np.add(number, 0), dtype)  # which refuses what is no number
+def _as_array(name: str, number: Any, dtype: Any = None) -> Any:
+    array = number if isinstance(number, jax.Array) else np.asarray(number)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be a number, got {number!r}.")
+    return array if dtype is None else array.astype(dtype)
 
 
 def tolerances(x0: Any, ftol: Any, xtol: Any, gtol: Any, max_steps: Any) -> Tolerances:
     """Tolerances in the dtype of x0, as arrays, so that a new number does not compile again."""
     leaves = jax.tree.leaves(x0)
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
-    f, s, g = (_as_array(tol, dtype) for tol in (ftol, xtol, gtol))
-    return Tolerances(f, s, g, _as_array(max_steps, jnp.int32))
+    given = {"ftol": ftol, "xtol": xtol, "gtol": gtol}
+    f, s, g = (_as_array(name, tol, dtype) for name, tol in given.items())
+    return Tolerances(f, s, g, _as_array("max_steps", max_steps, jnp.int32))
