@@ -40,7 +40,9 @@ def size(factored: Any, grid: Float[Array, "k *t"], search: Search) -> int:
     alone |= isinstance(rule, MarginalLikelihood) and rule.noise is None
     if not alone or grid.ndim == 2 or not isinstance(factored, Spectrum) or not factored.separable:
         return t
-    return min(t, plan.targets(n, grid.shape[0], grid.dtype, search.memory))
+    # Where each has a λ of its own, a slope takes as much as four λ; blocks of one size, as none is computed twice.
+    most = plan.targets(n, 4, grid.dtype, search.memory)
+    return -(-t // -(-t // most))
 
 
 def choose(factored: Spectrum, grid: Float[Array, " k"], search: Search, size: int) -> tuple[Found, Any]:
