@@ -6,6 +6,7 @@ a slope is another program to compile, `from_values` does without.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,12 +54,23 @@ def find_root(
     return jax.lax.while_loop(unfinished, advance, start)[3]
 
 
-def from_values(fn: Callable[[Array], Array], low: Array, high: Array) -> tuple[Array, Array, Array]:
-    """The root x of each element of ``fn`` between ``low`` and ``high``, with fn(low) and fn(high).
+class Root(NamedTuple):
+    """Where a function changes its sign, its values at the ends, and the level there and at the point tried first."""
+
+    x: Array
+    at_low: Array
+    at_high: Array
+    level: Array
+    level_tried: Array
+
+
+def from_values(fn: Callable[[Array], tuple[Array, Array]], low: Array, tried: Array, high: Array) -> Root:
+    """The root x of each element of a function between ``low`` and ``high``; ``fn`` gives its value, and any level.
 
     Inverse quadratic interpolation where three values allow it, else bisection (Chandrupatla 1997, Adv. Eng. Softw.
-    28, 145). The ends are the first two points of the one loop, so that ``fn`` is in the program once; where their
-    signs do not differ that is all. All elements step together, and the result is not differentiable.
+    28, 145), from the point that is ``tried`` first. The ends are the first two points of the one loop, so that ``fn``
+    is in the program once; where their signs do not differ that is all. All elements step together, and the result is
+    not differentiable.
     """
     eps = jnp.finfo(low.dtype).eps
 
@@ -68,8 +80,9 @@ def from_values(fn: Callable[[Array], Array], low: Array, high: Array) -> tuple[
 
     def advance(state: tuple[Array, Array]) -> tuple[Array, Array]:
         step, rows = state
-        x, value, a, b, at_a, at_b, at_low, at_high, done = rows
+        x, value, level, a, b, at_a, at_b, at_low, at_high, level_tried, done = rows
         at_low, at_high = jnp.where(step == 1, value, at_low), jnp.where(step == 2, value, at_high)
+        level_tried = jnp.where(step == 3, level, level_tried)
         # The root is between a, the newest point, and b; c is the one before.
         same = (value < 0) == (at_a < 0)
         c, at_c = jnp.where(same, a, b), jnp.where(same, at_a, at_b)
@@ -79,7 +92,7 @@ def from_values(fn: Callable[[Array], Array], low: Array, high: Array) -> tuple[
         curved = (step > 2) & (phi * phi < xi) & ((1.0 - phi) * (1.0 - phi) < 1.0 - xi)
         to_b, to_c = at_a / (at_b - at_a) * (b - a), at_a / (at_c - at_a) * (c - a)
         move = jnp.where(curved, to_b * at_c / (at_b - at_c) + to_c * at_b / (at_c - at_b), 0.5 * (b - a))
-        following = jnp.where(step < 2, jnp.where(step == 0, low, high), a + move)
+        following = jnp.where(step == 0, low, jnp.where(step == 1, high, jnp.where(step == 2, tried, a + move)))
         # An interpolated point is wrong by its three distances multiplied, where they shrink as they should.
         error = jnp.abs((following - a) * (following - b) * (following - c))
         near = curved & (error <= 0.1 * eps) & (16.0 * jnp.abs(following - a) <= jnp.abs(b - a))
@@ -88,11 +101,11 @@ def from_values(fn: Callable[[Array], Array], low: Array, high: Array) -> tuple[
         exact = (step > 2) & (value == 0)
         x = jnp.where((done > 0) | exact, x, following)
         done = jnp.where(exact | near, 1.0, done)
-        return step + 1, jnp.stack([x, fn(x), a, b, at_a, at_b, at_low, at_high, done])
+        return step + 1, jnp.stack([x, *fn(x), a, b, at_a, at_b, at_low, at_high, level_tried, done])
 
     # A value goes through the loop before it is read, so that all of its readers see one rounding, and one sign, of it.
     # In one array, which is one operation a step to compile.
     nothing = jnp.zeros_like(low)
-    rows = jnp.stack([low, nothing, low, high, *[nothing] * 5])
+    rows = jnp.stack([low, nothing, nothing, low, high, *[nothing] * 6])
     rows = jax.lax.while_loop(unfinished, advance, (jnp.zeros((), jnp.int32), rows))[1]
-    return rows[0], rows[6], rows[7]
+    return Root(rows[0], rows[7], rows[8], rows[2], rows[9])

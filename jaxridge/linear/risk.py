@@ -173,10 +173,16 @@ def _least(grid: Float[Array, " k"], risk: Float[Array, "k t"], of: Any) -> Floa
     at_zero = (here == 0) & (high > 0) & jnp.isfinite(high)
     low = jnp.where(inner, low, jnp.where(at_zero, high * eps, 0.5))
     high = jnp.where(inner | at_zero, high, 2.0)
-    slope = lambda x: jax.jvp(lambda x: of(jnp.exp(x)), (x,), (jnp.ones_like(x),))[1]  # noqa: E731
+
+    def slope_and_risk(x: Array) -> tuple[Array, Array]:
+        value, slope = jax.jvp(lambda x: of(jnp.exp(x)), (x,), (jnp.ones_like(x),))
+        return slope, value
+
     low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
-    root, at_low, at_high = secular.from_values(slope, low, high)
-    return jax.lax.stop_gradient(jnp.where((inner | at_zero) & (at_low < 0) & (at_high > 0), jnp.exp(root), here))
+    root = secular.from_values(slope_and_risk, low, jnp.where(inner, jnp.log(here), 0.5 * (low + high)), high)
+    lower = root.level <= jnp.where(inner, root.level_tried, jnp.min(risk, axis=0))
+    found = (inner | at_zero) & (root.at_low < 0) & (root.at_high > 0) & lower
+    return jax.lax.stop_gradient(jnp.where(found, jnp.exp(root.x), here))
 
 
 class Simulated(NamedTuple):

@@ -78,7 +78,10 @@ def _root(
     low, high = (math.log(10.0) * end for end in still.span())
     low, high = jnp.full(shape, low + jnp.log(eps)), jnp.full(shape, high - jnp.log(eps))
 
-    root, at_low, _ = secular.from_values(lambda x: log_excess(still, target, jnp.exp(x)), low, high)
+    def excess(x: Array) -> tuple[Array, Array]:
+        return log_excess(still, target, jnp.exp(x)), x
+
+    root, at_low, *_ = secular.from_values(excess, low, 0.5 * (low + high), high)
     at_high = log_excess(still, target, jnp.full(shape, jnp.inf, size.dtype))
     # What failed has NaN in its derivatives too, through the same equation.
     failed = jnp.isnan(at_low) | jnp.isnan(at_high)

@@ -156,8 +156,8 @@ def refine(
 ) -> Array:
     """The λ between the neighbours of a grid point at which the rule is stationary, rule'(λ) = 0.
 
-    Where the slope does not change sign between the neighbours, and at an edge of the grid, the grid point stays; it
-    is a constant, λ = 0 and infinity too, and has the derivative 0.
+    Where the slope does not change sign between the neighbours, where it does so at no better score, and at an edge of
+    the grid, the grid point stays; it is a constant, λ = 0 and infinity too, and has the derivative 0.
     The derivative of the result is that of the stationary point, by the implicit function theorem.
     """
     points = lams if lams.ndim == 2 else lams[:, None]
@@ -170,22 +170,28 @@ def refine(
 
     still = rule.still() if hasattr(rule, "still") else rule
     fixed = frozen(factored)
-    low, high = jax.lax.stop_gradient((jnp.log(low), jnp.log(high)))
+    low, tried, high = jax.lax.stop_gradient((jnp.log(low), jnp.where(inner, jnp.log(lam), 0.0), jnp.log(high)))
     # Every copy of the rule and its derivatives is compiled: slopes alone, and the ends in the same loop.
-    root, at_low, at_high = secular.from_values(lambda x: slope_of(still, fixed, x, share), low, high)
-    found = inner & (at_low < 0) & (at_high > 0)
-    x = implicit.root(lambda x: jnp.where(found, slope_of(rule, factored, x, share), x), root)
+    root = secular.from_values(lambda x: _slope_and_score(still, fixed, x, share), low, tried, high)
+    # Where a score is flat its slope is rounding, and a root of that is no optimum.
+    slack = math.sqrt(eps) * jnp.abs(root.level_tried)
+    found = inner & (root.at_low < 0) & (root.at_high > 0) & (root.level <= root.level_tried + slack)
+    x = implicit.root(lambda x: jnp.where(found, slope_of(rule, factored, x, share), x), root.x)
     return jnp.where(found, jnp.exp(x), lam)
 
 
 def slope_of(rule: Any, factored: Factored, x: Array, share: Float[Array, " t"] | None) -> Array:
     """The derivative of a rule in x = log λ, with a ``share`` for each target that of its weighted mean."""
+    return _slope_and_score(rule, factored, x, share)[0]
 
+
+def _slope_and_score(rule: Any, factored: Factored, x: Array, share: Float[Array, " t"] | None) -> tuple[Array, Array]:
     def score(x: Array) -> Array:
         scores = rule(factored.problem, factored, jnp.exp(x))
         return scores if share is None else _average(scores, share)
 
-    return jax.jvp(score, (x,), (jnp.ones_like(x),))[1]
+    value, slope = jax.jvp(score, (x,), (jnp.ones_like(x),))
+    return slope, value
 
 
 class Found(NamedTuple):
