@@ -14,7 +14,7 @@ import pytest
 import reference
 from problems import ZOO, conditioned
 
-from jaxridge import RESULTS, select
+from jaxridge import RESULTS, ridge, select
 from jaxridge.kernel_methods import from_kernel
 from jaxridge.linear.design import checked, design_of, make_design
 from jaxridge.linear.spectrum import from_cholesky, from_design, from_gram, from_triangle
@@ -307,3 +307,13 @@ def test_rows_with_an_offset_are_about_one_mean(offset):
     for blocks in (two, [jnp.concatenate(two, axis=1)]):
         reduced = jax.jit(lambda blocks: _without_mean(blocks, 5))(blocks)
         np.testing.assert_allclose(np.linalg.norm(reduced.y), np.linalg.norm(centred), rtol=1e-14)
+
+
+@pytest.mark.parametrize(("of_X", "of_y", "of_lam"), [(-12, 150, 307), (-150, 150, 300), (12, -12, 200), (0, 0, 300)])
+def test_a_lam_that_leaves_the_range_in_units_of_X_gives_what_does_not(of_X, of_y, of_lam):
+    """λ/s² is beyond 1e308 or near it, Xᵀy/λ is not."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    fit = ridge(X * 10.0**of_X, y * 10.0**of_y, 10.0**of_lam)
+    expected = (X - X.mean(0)).T @ y * 10.0 ** (of_X + of_y - of_lam)
+    np.testing.assert_allclose(fit.coef, expected, rtol=1e-9)
