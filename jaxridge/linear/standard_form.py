@@ -173,6 +173,20 @@ def _without_columns(
     )
 
 
+def _scaled(X: Float[Array, "n d"], y: Float[Array, "n t"]) -> tuple[list[Array], list[Array], list[Array]]:
+    """Columns of size 1 in one block or two, which of X and of y are finite, and the exponents taken off."""
+    # One target goes through the loops over X as its last column: each loop is a kernel to compile.
+    blocks, of_y = [X, y], [0, 1]
+    if y.shape[1] == 1:
+        blocks, of_y = [jnp.concatenate([X, y], axis=1)], [np.eye(1, X.shape[1] + 1, X.shape[1], np.int32)]
+    exponents = [exponent(jnp.max(jnp.abs(M), axis=0, keepdims=True, initial=0.0)) for M in blocks]
+    exponents = [_even(e, which) for e, which in zip(exponents, of_y, strict=True)]
+    # Quotients are computed once; a factor the loops would compute again for every entry.
+    blocks = [M / power_of_two(e, X.dtype) for M, e in zip(blocks, exponents, strict=True)]
+    finite, finite_y = _split([jnp.isfinite(jnp.sum(M, axis=0, keepdims=True)) for M in blocks], X.shape[1])
+    return blocks, [finite, finite_y[0]], [e[0] for e in _split(exponents, X.shape[1])]
+
+
 def standard_form(design: Design) -> StandardForm:
     """X̂, ŷ of a problem, computed so that scales of 1e±150, large means and tiny weights lose nothing.
 
@@ -185,16 +199,7 @@ def standard_form(design: Design) -> StandardForm:
         # Rows of weight zero take no part and set no scale; what is not finite stays to be found.
         unused = (root == 0)[:, None]
         X, Z, y = (jnp.where(unused & jnp.isfinite(rows), 0.0, rows) for rows in (X, Z, y))
-    # One target goes through the loops over X as its last column: each loop is a kernel to compile.
-    blocks, of_y = [X, y], [0, 1]
-    if y.shape[1] == 1:
-        blocks, of_y = [jnp.concatenate([X, y], axis=1)], [np.eye(1, X.shape[1] + 1, X.shape[1], np.int32)]
-    exponents = [exponent(jnp.max(jnp.abs(M), axis=0, keepdims=True, initial=0.0)) for M in blocks]
-    exponents = [_even(e, which) for e, which in zip(exponents, of_y, strict=True)]
-    # Quotients are computed once; a factor the loops would compute again for every entry.
-    blocks = [M / power_of_two(e, dtype) for M, e in zip(blocks, exponents, strict=True)]
-    finite, finite_y = _split([jnp.isfinite(jnp.sum(M, axis=0, keepdims=True)) for M in blocks], X.shape[1])
-    column_exponent, y_exponent = (e[0] for e in _split(exponents, X.shape[1]))
+    blocks, (finite, finite_y), (column_exponent, y_exponent) = _scaled(X, y)
 
     free_unit, also = jnp.ones(q, dtype), [] if weights is None else [weights]
     row_exponent = jnp.zeros((), jnp.int32)
@@ -211,7 +216,7 @@ def standard_form(design: Design) -> StandardForm:
     checks = Checks(
         # Sums, of rows of size 1, since a largest entry loses NaN on CPUs where the reduction is vectorised.
         finite=jnp.all(finite) & _all_finite(penalty, *also),
-        finite_y=finite_y[0],
+        finite_y=finite_y,
         weights=jnp.array(True) if weights is None else jnp.all(weights >= 0) & jnp.any(weights > 0),
         penalty=jnp.all(penalty > 0),
         independent=reduced.independent,
